@@ -1,0 +1,1 @@
+"""Events and metrics, decoded from what the kernel reports."""

@@ -1,0 +1,1 @@
+"""What changes a host: commit, block, mode, reset, history."""

@@ -1,0 +1,1 @@
+"""The only code that touches the kernel: bpf(2), bpffs, bpftool, features."""
