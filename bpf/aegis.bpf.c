@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Enforcement: the LSM hooks. Each asks for a match and lets finish_*() answer. */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+#include "kernel_types.h"
+#include "aegis.h"
+#include "maps.h"
+#include "decide.h"
+#include "match.h"
+#include "report.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define EPERM 1
+#define PROT_EXEC 4
+#define MSG_FASTOPEN 0x20000000
+
+static __noinline int finish_file(struct slot *s, struct match *m, struct dentry *dentry,
+				  struct inode *inode, __u8 hook)
+{
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct verdict v;
+
+	if (!s || !m)
+		return 0;
+	v = judge(s, m, survives(inode), now);
+	if (account(m, &v, hook, now))
+		send_file_event(m, &v, hook, now, dentry, inode);
+	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
+}
+
+static __noinline int finish_net(struct slot *s, struct match *m, struct peer *p, __u8 hook)
+{
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct verdict v;
+
+	if (!s || !m || !p)
+		return 0;
+	v = judge(s, m, 0, now);
+	if (account(m, &v, hook, now))
+		send_net_event(m, &v, hook, now, p);
+	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
+}
+
+/* The whole of a file hook but its arguments. moved: the name is about to lose the file. */
+static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u32 ops,
+				      int moved, __u8 hook)
+{
+	struct match m = {};
+	struct slot s = {};
+	struct found f;
+
+	if (!slot_of(&s, AEGIS_KINDS_FILE))
+		return 0;
+	find_file(&f, &s, dentry, inode);
+	match_file(&m, &s, &f, ops);
+	if (moved)
+		match_escape(&m, &s, &f);
+	return m.uid ? finish_file(&s, &m, dentry, inode, hook) : 0;
+}
+
+static __always_inline int check_dentry(struct dentry *dentry, __u32 ops, int moved, __u8 hook)
+{
+	return check_file(dentry, BPF_CORE_READ(dentry, d_inode), ops, moved, hook);
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(aegis_file_open, struct file *file, int ret)
+{
+	__u32 ops = ops_of_open(file->f_flags, file->f_mode);
+
+	if (ret)
+		return ret;
+	return check_file(file->f_path.dentry, file->f_inode, ops, 0, AEGIS_HOOK_OPEN);
+}
+
+/*
+ * A program started through its loader is opened for reading and then mapped.
+ * A file that execve opened has been asked about already; no open(2) can set
+ * FMODE_EXEC.
+ */
+static __always_inline int check_mapping(struct file *file, unsigned long prot, __u8 hook)
+{
+	if (!(prot & PROT_EXEC) || !file || (BPF_CORE_READ(file, f_flags) & FMODE_EXEC))
+		return 0;
+	return check_file(BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_inode),
+			  OP(EXEC), 0, hook);
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(aegis_mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
+	     unsigned long flags, int ret)
+{
+	if (ret)
+		return ret;
+	return check_mapping(file, prot, AEGIS_HOOK_MMAP);
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(aegis_file_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
+	     unsigned long prot, int ret)
+{
+	if (ret)
+		return ret;
+	return check_mapping(BPF_CORE_READ(vma, vm_file), prot, AEGIS_HOOK_MPROTECT);
+}
+
+/*
+ * The hook got an idmap as its first argument in 6.9, with the series that added
+ * inode_post_setattr: Linux kernel commit 314a53623cd4 is not enough to tell, as
+ * struct mnt_idmap is older, so the new hook's presence is asked for.
+ */
+SEC("lsm/inode_setattr")
+int aegis_inode_setattr(unsigned long long *ctx)
+{
+	struct dentry *dentry;
+	struct iattr *attr;
+	int ret;
+
+	if (bpf_core_field_exists(union security_list_options, inode_post_setattr)) {
+		dentry = (void *)ctx[1];
+		attr = (void *)ctx[2];
+		ret = (int)ctx[3];
+	} else {
+		dentry = (void *)ctx[0];
+		attr = (void *)ctx[1];
+		ret = (int)ctx[2];
+	}
+	if (ret)
+		return ret;
+	return check_dentry(dentry, ops_of_setattr(BPF_CORE_READ(attr, ia_valid)), 0,
+			    AEGIS_HOOK_SETATTR);
+}
+
+SEC("lsm/inode_unlink")
+int BPF_PROG(aegis_inode_unlink, struct inode *dir, struct dentry *dentry, int ret)
+{
+	return ret ? ret : check_dentry(dentry, OP(MODIFY), 0, AEGIS_HOOK_UNLINK);
+}
+
+SEC("lsm/inode_rmdir")
+int BPF_PROG(aegis_inode_rmdir, struct inode *dir, struct dentry *dentry, int ret)
+{
+	return ret ? ret : check_dentry(dentry, OP(MODIFY), 0, AEGIS_HOOK_UNLINK);
+}
+
+SEC("lsm/inode_rename")
+int BPF_PROG(aegis_inode_rename, struct inode *old_dir, struct dentry *old_dentry,
+	     struct inode *new_dir, struct dentry *new_dentry, int ret)
+{
+	if (ret)
+		return ret;
+	ret = check_dentry(old_dentry, OP(MODIFY), 1, AEGIS_HOOK_RENAME);
+	return ret ? ret : check_dentry(new_dentry, OP(MODIFY), 0, AEGIS_HOOK_RENAME);
+}
+
+SEC("lsm/inode_link")
+int BPF_PROG(aegis_inode_link, struct dentry *old_dentry, struct inode *dir,
+	     struct dentry *new_dentry, int ret)
+{
+	if (ret)
+		return ret;
+	ret = check_dentry(old_dentry, OP(MODIFY), 1, AEGIS_HOOK_LINK);
+	return ret ? ret : check_dentry(new_dentry, OP(MODIFY), 0, AEGIS_HOOK_LINK);
+}
+
+SEC("lsm/inode_create")
+int BPF_PROG(aegis_inode_create, struct inode *dir, struct dentry *dentry, int mode, int ret)
+{
+	return ret ? ret : check_dentry(dentry, OP(MODIFY), 0, AEGIS_HOOK_CREATE);
+}
+
+SEC("lsm/inode_mkdir")
+int BPF_PROG(aegis_inode_mkdir, struct inode *dir, struct dentry *dentry, int mode, int ret)
+{
+	return ret ? ret : check_dentry(dentry, OP(MODIFY), 0, AEGIS_HOOK_CREATE);
+}
+
+SEC("lsm/inode_mknod")
+int BPF_PROG(aegis_inode_mknod, struct inode *dir, struct dentry *dentry, int mode, int dev,
+	     int ret)
+{
+	return ret ? ret : check_dentry(dentry, OP(MODIFY), 0, AEGIS_HOOK_CREATE);
+}
+
+SEC("lsm/inode_symlink")
+int BPF_PROG(aegis_inode_symlink, struct inode *dir, struct dentry *dentry, const char *old_name,
+	     int ret)
+{
+	return ret ? ret : check_dentry(dentry, OP(MODIFY), 0, AEGIS_HOOK_CREATE);
+}
+
+/* address is in kernel memory, in a buffer that holds any sockaddr. */
+static __always_inline void read_address(struct sockaddr_any *sa, const void *address)
+{
+	bpf_probe_read_kernel(&sa->family, 8, address); /* family, port, sin_addr */
+	bpf_probe_read_kernel(sa->v6, 16, address + 8); /* sin6_addr */
+}
+
+static __always_inline int check_net(struct socket *sock, const void *address, __u8 op, __u8 hook)
+{
+	struct sock *sk = BPF_CORE_READ(sock, sk);
+	struct sockaddr_any sa = {};
+	struct match m = {};
+	struct slot s = {};
+	struct peer p;
+
+	if (!slot_of(&s, AEGIS_KINDS_NET) || !address || !sk)
+		return 0;
+	read_address(&sa, address);
+	peer_of(&p, &sa, BPF_CORE_READ(sk, __sk_common.skc_family),
+		BPF_CORE_READ(sk, sk_protocol), op == AEGIS_OP_EGRESS);
+	if (!p.family)
+		return 0;
+	match_net(&m, &s, &p, op);
+	return m.uid ? finish_net(&s, &m, &p, hook) : 0;
+}
+
+SEC("lsm/socket_connect")
+int BPF_PROG(aegis_socket_connect, struct socket *sock, struct sockaddr *address, int addrlen,
+	     int ret)
+{
+	return ret ? ret : check_net(sock, address, AEGIS_OP_EGRESS, AEGIS_HOOK_CONNECT);
+}
+
+SEC("lsm/socket_bind")
+int BPF_PROG(aegis_socket_bind, struct socket *sock, struct sockaddr *address, int addrlen,
+	     int ret)
+{
+	return ret ? ret : check_net(sock, address, AEGIS_OP_BIND, AEGIS_HOOK_BIND);
+}
+
+/* Sends that name their peer: datagrams without connect, and TCP fast open. */
+SEC("lsm/socket_sendmsg")
+int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
+{
+	void *name = BPF_CORE_READ(msg, msg_name);
+	__u16 protocol;
+
+	if (ret)
+		return ret;
+	if (!name)
+		return 0;
+	protocol = BPF_CORE_READ(sock, sk, sk_protocol);
+	if (protocol_of(protocol) == PROTO_TCP &&
+	    !(BPF_CORE_READ(msg, msg_flags) & MSG_FASTOPEN))
+		return 0;
+	return check_net(sock, name, AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The few kernel types we read, with only the members we read: the loader
+ * relocates each access to where the running kernel has it (CO-RE), so no
+ * vmlinux.h of any one kernel is needed.
+ */
+#ifndef AEGIS_KERNEL_TYPES_H
+#define AEGIS_KERNEL_TYPES_H
+
+#define CORE __attribute__((preserve_access_index))
+
+struct super_block {
+	__u32 s_dev;
+} CORE;
+
+struct inode {
+	__u16 i_mode;
+	struct super_block *i_sb;
+	unsigned long i_ino;
+	__u32 i_generation;
+} CORE;
+
+struct qstr {
+	__u32 len;
+	const unsigned char *name;
+} CORE;
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+} CORE;
+
+struct path {
+	struct dentry *dentry;
+} CORE;
+
+struct file {
+	struct inode *f_inode;
+	struct path f_path;
+	__u32 f_flags;
+	__u32 f_mode;
+} CORE;
+
+struct vm_area_struct {
+	struct file *vm_file;
+} CORE;
+
+struct iattr {
+	__u32 ia_valid;
+} CORE;
+
+struct mnt_idmap;
+
+/* Only asked whether it has a member: see aegis_inode_setattr. */
+union security_list_options {
+	void *inode_post_setattr;
+} CORE;
+
+struct sock_common {
+	__u16 skc_family;
+} CORE;
+
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol;
+} CORE;
+
+struct socket {
+	struct sock *sk;
+} CORE;
+
+struct msghdr {
+	void *msg_name;
+	__u32 msg_flags;
+} CORE;
+
+struct sockaddr {
+	__u16 sa_family;
+} CORE;
+
+struct kernfs_node {
+	__u64 id;
+} CORE;
+
+struct cgroup;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+} CORE;
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+} CORE;
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+} CORE;
+
+struct task_struct {
+	int pid;
+	int tgid;
+	struct task_struct *real_parent;
+	struct css_set *cgroups;
+	char comm[16];
+} CORE;
+
+struct pt_regs {
+	unsigned long di;
+	unsigned long si;
+	unsigned long dx;
+} CORE;
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+} CORE;
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+} CORE;
+
+#endif

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Which rule matches. A miss costs a look at the slot and one or two hash
+ * lookups; everything else happens after a match.
+ */
+#ifndef AEGIS_MATCH_H
+#define AEGIS_MATCH_H
+
+struct slot {
+	__u32 index;
+	__u32 kinds;
+	__u32 walk;
+};
+
+/* The strictest rule found so far. */
+struct match {
+	__u64 uid; /* 0: none */
+	__u8 op;
+	__u8 enforce;
+	__u8 signal;
+};
+
+static __always_inline __u64 config_of(__u32 which)
+{
+	__u64 *value = bpf_map_lookup_elem(&config, &which);
+
+	return value ? *value : 0;
+}
+
+/* Returns 0 when the active slot holds none of the wanted kinds. */
+static __always_inline int slot_of(struct slot *s, __u32 wanted)
+{
+	struct slot_info *info;
+
+	if (config_of(AEGIS_CONFIG_DISABLED))
+		return 0;
+	s->index = config_of(AEGIS_CONFIG_ACTIVE_SLOT) & 1;
+	info = bpf_map_lookup_elem(&slot_info, &s->index);
+	if (!info)
+		return 0;
+	s->kinds = info->kinds;
+	s->walk = info->walk;
+	return s->kinds & wanted;
+}
+
+static __always_inline void *slot_lookup(void *outer, const struct slot *s, const void *key)
+{
+	__u32 index = s->index;
+	void *inner = bpf_map_lookup_elem(outer, &index);
+
+	return inner ? bpf_map_lookup_elem(inner, key) : 0;
+}
+
+/* An audit rule never hides an enforcing one. */
+static __always_inline void consider(struct match *m, const struct slot *s, __u64 uid, __u8 op)
+{
+	struct rule_attr *attr;
+
+	if (!uid || m->enforce)
+		return;
+	attr = slot_lookup(&rules, s, &uid);
+	if (!attr || (m->uid && !attr->enforce))
+		return;
+	m->uid = uid;
+	m->op = op;
+	m->enforce = attr->enforce;
+	m->signal = attr->signal;
+}
+
+static __always_inline void consider_file(struct match *m, const struct slot *s,
+					  const struct file_entry *e, __u32 ops)
+{
+	if (ops & OP(READ))
+		consider(m, s, e->rule[AEGIS_OP_READ], AEGIS_OP_READ);
+	if (ops & OP(WRITE))
+		consider(m, s, e->rule[AEGIS_OP_WRITE], AEGIS_OP_WRITE);
+	if (ops & OP(EXEC))
+		consider(m, s, e->rule[AEGIS_OP_EXEC], AEGIS_OP_EXEC);
+	if (ops & OP(MODIFY))
+		consider(m, s, e->rule[AEGIS_OP_MODIFY], AEGIS_OP_MODIFY);
+}
+
+static __always_inline void key_of(struct inode_key *key, struct inode *inode)
+{
+	key->ino = BPF_CORE_READ(inode, i_ino);
+	key->dev = BPF_CORE_READ(inode, i_sb, s_dev);
+	key->pad = 0;
+}
+
+/* An inode number that another file has now must not match. */
+static __always_inline struct file_entry *entry_of(void *outer, const struct slot *s,
+						   struct inode *inode)
+{
+	struct inode_key key;
+	struct file_entry *e;
+
+	key_of(&key, inode);
+	e = slot_lookup(outer, s, &key);
+	if (e && e->generation && e->generation != BPF_CORE_READ(inode, i_generation))
+		return 0;
+	return e;
+}
+
+/* Own function: the key takes more than half of the stack a program has. */
+static __noinline struct file_entry *name_entry(struct dentry *dentry, struct inode *dir,
+						__u32 slot)
+{
+	struct slot s = { .index = slot };
+	struct name_key key;
+	struct file_entry *e;
+
+	__builtin_memset(&key, 0, sizeof(key));
+	key.ino = BPF_CORE_READ(dir, i_ino);
+	key.dev = BPF_CORE_READ(dir, i_sb, s_dev);
+	key.len = BPF_CORE_READ(dentry, d_name.len);
+	bpf_probe_read_kernel_str(key.name, sizeof(key.name), BPF_CORE_READ(dentry, d_name.name));
+	e = slot_lookup(&deny_path_map, &s, &key);
+	return e;
+}
+
+/* The rule of the nearest directory above that reaches down to this file. */
+static __noinline struct file_entry *dir_entry(struct dentry *dentry, __u32 slot, __u32 walk)
+{
+	struct slot s = { .index = slot };
+	struct dentry *parent;
+	struct file_entry *e;
+	struct inode *inode;
+
+	for (__u32 level = 0; level <= AEGIS_MAX_DEPTH; level++) {
+		if (level > walk)
+			return 0;
+		inode = BPF_CORE_READ(dentry, d_inode);
+		if (inode) {
+			e = entry_of(&deny_dir_map, &s, inode);
+			if (e && e->depth && e->depth >= level)
+				return e;
+		}
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (!parent || parent == dentry)
+			return 0;
+		dentry = parent;
+	}
+	return 0;
+}
+
+struct found {
+	struct file_entry *inode;
+	struct file_entry *name;
+	struct file_entry *dir;
+};
+
+/* inode may be missing: a name that has no file yet. */
+static __always_inline void find_file(struct found *f, const struct slot *s,
+				      struct dentry *dentry, struct inode *inode)
+{
+	struct file_entry *parent;
+	struct inode *dir;
+
+	f->inode = f->name = f->dir = 0;
+	if (inode && (s->kinds & AEGIS_KIND_INODE))
+		f->inode = entry_of(&deny_inode_map, s, inode);
+	if (s->kinds & AEGIS_KIND_PATH) {
+		dir = BPF_CORE_READ(dentry, d_parent, d_inode);
+		parent = dir ? entry_of(&deny_dir_map, s, dir) : 0;
+		if (parent && (parent->flags & AEGIS_DIR_HAS_NAMES))
+			f->name = name_entry(dentry, dir, s->index);
+	}
+	if (s->kinds & AEGIS_KIND_DIR)
+		f->dir = dir_entry(dentry, s->index, s->walk);
+}
+
+static __always_inline void match_file(struct match *m, const struct slot *s,
+				       const struct found *f, __u32 ops)
+{
+	if (f->inode)
+		consider_file(m, s, f->inode, ops);
+	if (f->name)
+		consider_file(m, s, f->name, ops);
+	if (f->dir)
+		consider_file(m, s, f->dir, ops);
+}
+
+/*
+ * A file known only by its name or its directory would leave its rule behind
+ * when moved or linked elsewhere, so whatever the rule denies, that is denied too.
+ */
+static __always_inline void match_escape(struct match *m, const struct slot *s,
+					 const struct found *f)
+{
+	if (f->inode)
+		return;
+	if (f->name)
+		consider_file(m, s, f->name, OP(READ) | OP(WRITE) | OP(EXEC));
+	if (f->dir)
+		consider_file(m, s, f->dir, OP(READ) | OP(WRITE) | OP(EXEC));
+}
+
+static __always_inline void consider_net(struct match *m, const struct slot *s,
+					 const struct net_entry *e, __u8 op)
+{
+	if (e)
+		consider(m, s, op == AEGIS_OP_BIND ? e->rule[1] : e->rule[0], op);
+}
+
+static __always_inline void match_port(struct match *m, const struct slot *s,
+				       const struct peer *p, __u8 op)
+{
+	struct port_key key = { .port = p->port, .protocol = p->protocol };
+
+	consider_net(m, s, slot_lookup(&deny_port_map, s, &key), op);
+	if (!key.protocol)
+		return;
+	key.protocol = 0;
+	consider_net(m, s, slot_lookup(&deny_port_map, s, &key), op);
+}
+
+static __always_inline void match_v4(struct match *m, const struct slot *s, const struct peer *p,
+				     __u8 op)
+{
+	struct ip_port_v4_key pair = { .port = p->port, .protocol = p->protocol };
+	struct cidr_v4_key cidr = { .prefixlen = 32 };
+
+	__builtin_memcpy(pair.addr, p->addr, 4);
+	__builtin_memcpy(cidr.addr, p->addr, 4);
+	if (s->kinds & AEGIS_KIND_IPV4)
+		consider_net(m, s, slot_lookup(&deny_ipv4_map, s, cidr.addr), op);
+	if (s->kinds & AEGIS_KIND_CIDR_V4)
+		consider_net(m, s, slot_lookup(&deny_cidr_v4_map, s, &cidr), op);
+	if (!(s->kinds & AEGIS_KIND_IP_PORT_V4))
+		return;
+	consider_net(m, s, slot_lookup(&deny_ip_port_v4_map, s, &pair), op);
+	pair.protocol = 0;
+	consider_net(m, s, slot_lookup(&deny_ip_port_v4_map, s, &pair), op);
+}
+
+static __always_inline void match_v6(struct match *m, const struct slot *s, const struct peer *p,
+				     __u8 op)
+{
+	struct ip_port_v6_key pair = { .port = p->port, .protocol = p->protocol };
+	struct cidr_v6_key cidr = { .prefixlen = 128 };
+
+	__builtin_memcpy(pair.addr, p->addr, 16);
+	__builtin_memcpy(cidr.addr, p->addr, 16);
+	if (s->kinds & AEGIS_KIND_IPV6)
+		consider_net(m, s, slot_lookup(&deny_ipv6_map, s, cidr.addr), op);
+	if (s->kinds & AEGIS_KIND_CIDR_V6)
+		consider_net(m, s, slot_lookup(&deny_cidr_v6_map, s, &cidr), op);
+	if (!(s->kinds & AEGIS_KIND_IP_PORT_V6))
+		return;
+	consider_net(m, s, slot_lookup(&deny_ip_port_v6_map, s, &pair), op);
+	pair.protocol = 0;
+	consider_net(m, s, slot_lookup(&deny_ip_port_v6_map, s, &pair), op);
+}
+
+static __always_inline void match_net(struct match *m, const struct slot *s, const struct peer *p,
+				      __u8 op)
+{
+	if (p->family == 4)
+		match_v4(m, s, p, op);
+	else
+		match_v6(m, s, p, op);
+	if (s->kinds & AEGIS_KIND_PORT)
+		match_port(m, s, p, op);
+}
+
+#endif
