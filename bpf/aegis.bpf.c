@@ -44,20 +44,16 @@ static __noinline int finish_net(struct slot *s, struct match *m, struct peer *p
 	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
 }
 
-/* The whole of a file hook but its arguments. moved: the name is about to lose the file. */
+/* The whole of a file hook but its arguments; moved: see match_file(). */
 static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u32 ops,
 				      int moved, __u8 hook)
 {
 	struct match m = {};
 	struct slot s = {};
-	struct found f;
 
 	if (!slot_of(&s, AEGIS_KINDS_FILE))
 		return 0;
-	find_file(&f, &s, dentry, inode);
-	match_file(&m, &s, &f, ops);
-	if (moved)
-		match_escape(&m, &s, &f);
+	match_file(&m, &s, dentry, inode, ops, moved);
 	return m.uid ? finish_file(&s, &m, dentry, inode, hook) : 0;
 }
 
@@ -108,9 +104,20 @@ int BPF_PROG(aegis_file_mprotect, struct vm_area_struct *vma, unsigned long reqp
 }
 
 /*
- * The hook got an idmap as its first argument in 6.9, with the series that added
- * inode_post_setattr: Linux kernel commit 314a53623cd4 is not enough to tell, as
- * struct mnt_idmap is older, so the new hook's presence is asked for.
+ * The verifier wants a context access at a constant offset; the compiler would
+ * fold the two branches below into one access at a variable one.
+ */
+#define ARG(ctx, n)                                                                            \
+	({                                                                                     \
+		__u64 value_;                                                                  \
+		asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(value_) : "r"(ctx), "i"(8 * (n)));  \
+		value_;                                                                        \
+	})
+
+/*
+ * Since 6.9 the hook's first argument is an idmap. It came with the series that
+ * added the hook inode_post_setattr, so that one's presence tells (struct
+ * mnt_idmap itself is older).
  */
 SEC("lsm/inode_setattr")
 int aegis_inode_setattr(unsigned long long *ctx)
@@ -120,13 +127,13 @@ int aegis_inode_setattr(unsigned long long *ctx)
 	int ret;
 
 	if (bpf_core_field_exists(union security_list_options, inode_post_setattr)) {
-		dentry = (void *)ctx[1];
-		attr = (void *)ctx[2];
-		ret = (int)ctx[3];
+		dentry = (void *)ARG(ctx, 1);
+		attr = (void *)ARG(ctx, 2);
+		ret = ARG(ctx, 3);
 	} else {
-		dentry = (void *)ctx[0];
-		attr = (void *)ctx[1];
-		ret = (int)ctx[2];
+		dentry = (void *)ARG(ctx, 0);
+		attr = (void *)ARG(ctx, 1);
+		ret = ARG(ctx, 2);
 	}
 	if (ret)
 		return ret;

@@ -220,7 +220,7 @@ struct manual_rule {
 
 struct slot_info {
 	__u32 kinds;
-	__u32 walk; /* directory levels a lookup has to climb */
+	__u32 walk; /* directory levels a lookup has to climb; 0 = no directory rules */
 	__u64 applied_ns; /* wall clock */
 	__u64 serial; /* of the bundle; 0 = unsigned */
 	__u8 bundle[32]; /* digest of the stored bundle; zeros = none */

@@ -60,6 +60,14 @@ struct {
 	__type(value, struct slot_info);
 } slot_info SEC(".maps");
 
+/* max_entries of a slot's inner maps, in the order of slot_info.entries. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16);
+	__type(key, __u32);
+	__type(value, __u32);
+} capacities SEC(".maps");
+
 /* Inodes that are never denied: what a person needs to get back in. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -118,23 +118,26 @@ static __noinline struct file_entry *name_entry(struct dentry *dentry, struct in
 	return e;
 }
 
-/* The rule of the nearest directory above that reaches down to this file. */
-static __noinline struct file_entry *dir_entry(struct dentry *dentry, __u32 slot, __u32 walk)
+/*
+ * Every directory above may have a rule that reaches down to this file; the
+ * strictest counts. Returns 0 always: the result is in m.
+ */
+static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry *dentry,
+				 __u32 ops)
 {
-	struct slot s = { .index = slot };
 	struct dentry *parent;
 	struct file_entry *e;
 	struct inode *inode;
 
+	if (!m || !s)
+		return 0;
 	for (__u32 level = 0; level <= AEGIS_MAX_DEPTH; level++) {
-		if (level > walk)
+		if (level > s->walk || m->enforce)
 			return 0;
 		inode = BPF_CORE_READ(dentry, d_inode);
-		if (inode) {
-			e = entry_of(&deny_dir_map, &s, inode);
-			if (e && e->depth && e->depth >= level)
-				return e;
-		}
+		e = inode ? entry_of(&deny_dir_map, s, inode) : 0;
+		if (e && e->depth && e->depth >= level)
+			consider_file(m, s, e, ops);
 		parent = BPF_CORE_READ(dentry, d_parent);
 		if (!parent || parent == dentry)
 			return 0;
@@ -146,7 +149,6 @@ static __noinline struct file_entry *dir_entry(struct dentry *dentry, __u32 slot
 struct found {
 	struct file_entry *inode;
 	struct file_entry *name;
-	struct file_entry *dir;
 };
 
 /* inode may be missing: a name that has no file yet. */
@@ -156,43 +158,36 @@ static __always_inline void find_file(struct found *f, const struct slot *s,
 	struct file_entry *parent;
 	struct inode *dir;
 
-	f->inode = f->name = f->dir = 0;
+	f->inode = f->name = 0;
 	if (inode && (s->kinds & AEGIS_KIND_INODE))
 		f->inode = entry_of(&deny_inode_map, s, inode);
-	if (s->kinds & AEGIS_KIND_PATH) {
-		dir = BPF_CORE_READ(dentry, d_parent, d_inode);
-		parent = dir ? entry_of(&deny_dir_map, s, dir) : 0;
-		if (parent && (parent->flags & AEGIS_DIR_HAS_NAMES))
-			f->name = name_entry(dentry, dir, s->index);
-	}
-	if (s->kinds & AEGIS_KIND_DIR)
-		f->dir = dir_entry(dentry, s->index, s->walk);
-}
-
-static __always_inline void match_file(struct match *m, const struct slot *s,
-				       const struct found *f, __u32 ops)
-{
-	if (f->inode)
-		consider_file(m, s, f->inode, ops);
-	if (f->name)
-		consider_file(m, s, f->name, ops);
-	if (f->dir)
-		consider_file(m, s, f->dir, ops);
+	if (!(s->kinds & AEGIS_KIND_PATH))
+		return;
+	dir = BPF_CORE_READ(dentry, d_parent, d_inode);
+	parent = dir ? entry_of(&deny_dir_map, s, dir) : 0;
+	if (parent && (parent->flags & AEGIS_DIR_HAS_NAMES))
+		f->name = name_entry(dentry, dir, s->index);
 }
 
 /*
- * A file known only by its name or its directory would leave its rule behind
- * when moved or linked elsewhere, so whatever the rule denies, that is denied too.
+ * moved: the name is about to lose the file. One known only by its name or its
+ * directory would leave its rule behind when moved or linked elsewhere, so
+ * whatever the rule denies, that is denied too.
  */
-static __always_inline void match_escape(struct match *m, const struct slot *s,
-					 const struct found *f)
+static __always_inline void match_file(struct match *m, struct slot *s, struct dentry *dentry,
+				       struct inode *inode, __u32 ops, int moved)
 {
-	if (f->inode)
-		return;
-	if (f->name)
-		consider_file(m, s, f->name, OP(READ) | OP(WRITE) | OP(EXEC));
-	if (f->dir)
-		consider_file(m, s, f->dir, OP(READ) | OP(WRITE) | OP(EXEC));
+	struct found f;
+
+	find_file(&f, s, dentry, inode);
+	if (f.inode)
+		consider_file(m, s, f.inode, ops);
+	else if (moved)
+		ops |= OP(READ) | OP(WRITE) | OP(EXEC);
+	if (f.name)
+		consider_file(m, s, f.name, ops);
+	if (s->walk)
+		match_dirs(m, s, dentry, ops);
 }
 
 static __always_inline void consider_net(struct match *m, const struct slot *s,
