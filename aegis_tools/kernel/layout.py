@@ -162,8 +162,8 @@ class SlotInfo(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes) -> SlotInfo:
         """Read the struct's bytes."""
-        fields = SLOT_INFO.unpack(data)
-        return cls(*fields[:6], entries=fields[6:])
+        kinds, walk, applied_ns, serial, bundle, content, *entries = SLOT_INFO.unpack(data)
+        return cls(kinds, walk, applied_ns, serial, bundle, content, tuple(entries))
 
     def count(self, name: str) -> int:
         """Return the number of entries of one policy map."""
@@ -192,5 +192,6 @@ class ManualRule(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes) -> ManualRule:
         """Read the struct's bytes; undecodable text is shown with escapes."""
-        *fields, length, text = MANUAL_RULE.unpack(data)
-        return cls(*fields, text=text[: min(length, MANUAL_TEXT)].decode(errors="backslashreplace"))
+        at, by, ops, enforce, signal, depth, length, raw = MANUAL_RULE.unpack(data)
+        text = raw[: min(length, MANUAL_TEXT)].decode(errors="backslashreplace")
+        return cls(at, by, ops, enforce, signal, depth, text)

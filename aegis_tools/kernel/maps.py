@@ -129,6 +129,17 @@ class Map:
             if value is not None:
                 yield key, value
 
+    def count(self) -> int:
+        """Return how many entries there are, by reading them all."""
+        room = min(_CHUNK, self.max_entries + 64)
+        try:
+            batches = syscall.lookup_batch(self.fd, self.key_size, self.value_size, room)
+            return sum(count for _, _, count in batches)
+        except OSError as error:
+            if error.errno not in _NO_BATCH:
+                raise
+            return sum(1 for _ in syscall.keys(self.fd, self.key_size))
+
 
 def _full_or(error: OSError, capacity: int) -> KernelError:
     if error.errno in (errno.E2BIG, errno.ENOSPC):

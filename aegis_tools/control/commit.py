@@ -1,0 +1,151 @@
+"""Make a policy live: fill the slot that is not, then write one config element.
+
+Killed at any instant the old policy or the new one is live, whole; whatever a dead
+commit left in the inactive slot, the next one clears first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from aegis_tools.control.live import Live, content_digest
+from aegis_tools.control.resolve import Rules
+from aegis_tools.errors import KernelError, PolicyError
+from aegis_tools.kernel import syscall
+from aegis_tools.kernel.layout import POLICY_MAPS, SPECS, Config, MapSpec, SlotInfo
+from aegis_tools.kernel.maps import Map
+
+OPTIONS = {
+    "deny_inode_map": "--max-deny-inodes",
+    "deny_path_map": "--max-deny-paths",
+    "audit_path_map": "--max-deny-paths",
+    "deny_dir_map": "--max-deny-dirs",
+    "deny_port_map": "--max-deny-ports",
+    "allow_cgroup_map": "--max-allow-cgroups",
+    "rules": "--max-rules",
+    "manual_rules": "--max-manual-rules",
+}
+
+
+def check_capacity(live: Live, rules: Rules) -> None:
+    """Raise PolicyError naming the map and the option where ``rules`` do not fit."""
+    for spec in POLICY_MAPS:
+        wanted, room = len(rules.maps[spec.name]), live.capacity(spec.name)
+        if wanted > room:
+            option = OPTIONS.get(spec.name, "--max-network-entries")
+            raise PolicyError(
+                f"the policy needs {wanted} entries in {spec.name}, which holds {room}",
+                hint=f"load with a larger {option} (see: aegisbpf footprint)",
+                data={"map": spec.name, "wanted": wanted, "capacity": room, "option": option},
+            )
+
+
+def commit(live: Live, rules: Rules, *, bundle: bytes = bytes(32), serial: int = 0) -> SlotInfo:
+    """Make ``rules`` the live policy. The caller holds the lock.
+
+    Args:
+        live: The loaded maps.
+        rules: What the slot is to hold.
+        bundle: Digest of the stored bundle it comes from; zeros = none.
+        serial: Of that bundle.
+
+    Returns:
+        What is live now.
+
+    Raises:
+        PolicyError: It does not fit; nothing was touched.
+        KernelError: The kernel refused; the old policy is still live.
+    """
+    check_capacity(live, rules)
+    info = SlotInfo(
+        kinds=rules.kinds,
+        walk=rules.walk,
+        applied_ns=time.time_ns(),
+        serial=serial,
+        bundle=bundle,
+        content=content_digest(rules.maps),
+        entries=tuple(len(rules.maps[spec.name]) for spec in POLICY_MAPS) + (0,) * 2,
+    )
+    old, new = live.slot, 1 - live.slot
+    clear_slot(live, new)
+    try:
+        for spec in POLICY_MAPS:
+            if rules.maps[spec.name]:
+                _install(live, spec, new, rules.maps[spec.name])
+        live.set_info(new, info)
+    except BaseException:
+        clear_slot(live, new)
+        raise
+    live.set_config(Config.ACTIVE_SLOT, new)
+    _wait_for_readers(live)
+    clear_slot(live, old)
+    _forget_hits(live, rules)
+    return info
+
+
+def _install(live: Live, spec: MapSpec, slot: int, entries: dict[bytes, bytes]) -> None:
+    with new_inner(live, spec) as inner:
+        inner.fill(entries)
+        _check_count(inner, len(entries))
+        live.map(spec.name).set(slot.to_bytes(4, "little"), inner.fd.to_bytes(4, "little"))
+
+
+def new_inner(live: Live, spec: MapSpec) -> Map:
+    """Create an empty inner map at the configured capacity."""
+    return Map(
+        syscall.map_create(
+            spec.type, spec.key_size, spec.value_size, live.capacity(spec.name), spec.name
+        )
+    )
+
+
+def _check_count(inner: Map, wanted: int) -> None:
+    found = inner.count()
+    if found != wanted:
+        raise KernelError(
+            "the kernel holds fewer entries than were written",
+            hint="run the command again; the old policy is still live",
+            detail=f"wanted {wanted}, found {found}",
+        )
+
+
+def clear_slot(live: Live, slot: int) -> None:
+    """Empty a slot that is not active."""
+    index = slot.to_bytes(4, "little")
+    live.set_info(slot, SlotInfo())
+    for name in SPECS:
+        outer = live.map(name)
+        if outer.get(index) is not None:
+            with contextlib.suppress(FileNotFoundError):
+                outer.delete(index)
+
+
+def _wait_for_readers(live: Live) -> None:
+    """Return when no hook can still be reading the slot that was active before.
+
+    A hook reads the slot number once. An update of a map-in-map returns after an RCU grace
+    period (Linux kernel commit 1ae80cf31938 "bpf: wait for running BPF programs when
+    updating map-in-map", in 4.18), and every hook runs within one; so writing an element
+    over itself is the barrier.
+    """
+    slot = live.slot.to_bytes(4, "little")
+    for name in SPECS:
+        value = live.map(name).get(slot)
+        if value is not None:
+            fd = syscall.map_get_fd_by_id(int.from_bytes(value, "little"))
+            try:
+                live.map(name).set(slot, fd.to_bytes(4, "little"))
+            finally:
+                os.close(fd)
+            return
+    with new_inner(live, SPECS["allow_cgroup_map"]) as empty:
+        live.map("allow_cgroup_map").set(slot, empty.fd.to_bytes(4, "little"))
+
+
+def _forget_hits(live: Live, rules: Rules) -> None:
+    hits = live.map("rule_hits")
+    for uid, _ in list(hits.items()):
+        if uid not in rules.maps["rules"]:
+            hits.delete(uid)

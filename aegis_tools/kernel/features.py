@@ -1,0 +1,93 @@
+"""What this kernel and this boot can do. Readers only; each names what it read."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from aegis_tools.errors import KernelError
+
+BPF_FS_MAGIC = 0xCAFE4A11
+DISABLE_PARAMETER = "aegisbpf.disable=1"
+
+
+@dataclass(frozen=True)
+class Features:
+    """The facts that decide how much we can do.
+
+    Attributes:
+        release: Kernel release.
+        lsms: Active security modules, in order; empty where securityfs does not say.
+        btf: The kernel describes its own types (CO-RE needs it).
+        disabled: ``aegisbpf.disable=1`` is on the kernel command line.
+        bpf_pending: ``bpf`` is in the boot command line's ``lsm=``; None without ``lsm=``.
+    """
+
+    release: str
+    lsms: tuple[str, ...]
+    btf: bool
+    disabled: bool
+    bpf_pending: bool | None
+
+    @property
+    def lsm_active(self) -> bool:
+        """BPF LSM takes part in decisions on this boot."""
+        return "bpf" in self.lsms
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the features as ``--json`` prints them."""
+        return {**asdict(self), "lsms": list(self.lsms), "lsm_active": self.lsm_active}
+
+
+def parse_lsm_parameter(cmdline: str) -> bool | None:
+    """Return whether the last ``lsm=`` names ``bpf``; None without one (the last one wins)."""
+    values = [word[4:] for word in cmdline.split() if word.startswith("lsm=")]
+    return "bpf" in values[-1].split(",") if values else None
+
+
+def read_features(root: Path = Path("/")) -> Features:
+    """Read the facts below ``root``."""
+    cmdline = _text(root / "proc/cmdline")
+    lsms = _text(root / "sys/kernel/security/lsm").strip()
+    return Features(
+        release=platform.release(),
+        lsms=tuple(lsms.split(",")) if lsms else (),
+        btf=(root / "sys/kernel/btf/vmlinux").exists(),
+        disabled=DISABLE_PARAMETER in cmdline.split(),
+        bpf_pending=parse_lsm_parameter(cmdline),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def is_bpffs(path: Path) -> bool:
+    """Return whether ``path`` is on a BPF file system (statfs f_type, linux/magic.h)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(256)
+    if libc.statfs(str(path).encode(), buffer) != 0:
+        return False
+    return bool(ctypes.c_long.from_buffer(buffer).value == BPF_FS_MAGIC)
+
+
+def mount_if_missing(kind: str, path: Path) -> None:
+    """Mount a pseudo file system such as ``bpf`` or ``securityfs`` at ``path``.
+
+    Raises:
+        KernelError: The mount is not possible.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    path.mkdir(parents=True, exist_ok=True)
+    nosuid_nodev_noexec = 2 | 4 | 8
+    if libc.mount(kind.encode(), str(path).encode(), kind.encode(), nosuid_nodev_noexec, None):
+        raise KernelError(
+            f"the {kind} file system cannot be mounted",
+            hint="run as root, on a kernel with CONFIG_BPF_SYSCALL",
+            detail=f"mount {kind} at {path}: errno {ctypes.get_errno()}",
+        )

@@ -1,0 +1,250 @@
+"""Load, attach, pin, publish: from the object files to programs that run.
+
+Everything is built in ``staging`` and renamed into place, links last. Killed at any
+instant, the host has the old state or the new one, and the next load clears the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aegis_tools.errors import CommandError, KernelError
+from aegis_tools.kernel import syscall
+from aegis_tools.kernel.features import Features, is_bpffs, mount_if_missing
+from aegis_tools.kernel.layout import CONFIG_VALUE, LAYOUT, POLICY_MAPS, SAMPLE_ALL, Config
+from aegis_tools.kernel.pins import Pins
+from aegis_tools.kernel.run import Runner, run
+
+OBJECTS = Path(__file__).resolve().parent.parent / "objects"
+RINGBUF_BYTES = 256 * 1024
+MAX_HITS = 65536
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Sizes that are fixed while loaded.
+
+    Attributes:
+        capacities: max_entries of policy maps, by name; the rest keep their default.
+        ringbuf_bytes: Size of the event ring, a power of two of at least one page.
+        max_hits: Rules whose hits are counted one by one.
+    """
+
+    capacities: Mapping[str, int] = field(default_factory=dict)
+    ringbuf_bytes: int = RINGBUF_BYTES
+    max_hits: int = MAX_HITS
+
+    def __post_init__(self) -> None:
+        size = self.ringbuf_bytes
+        if size < 4096 or size > 1 << 30 or size & (size - 1):
+            raise KernelError(
+                f"{size} is no ring buffer size",
+                hint="use a power of two from 4096 to 1073741824, such as 1048576",
+            )
+        for name, entries in (*self.capacities.items(), ("rule_hits", self.max_hits)):
+            if not 1 <= entries <= 1 << 24:
+                raise KernelError(
+                    f"{entries} is no capacity for {name}", hint="use a number from 1 to 16777216"
+                )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load led to.
+
+    Attributes:
+        fresh: False where it was loaded already.
+        fallback: Audit by system call paths only; nothing can be refused.
+        reason: Why it is the fallback, for a person; empty otherwise.
+    """
+
+    fresh: bool
+    fallback: bool
+    reason: str = ""
+
+
+def verify_object(name: str, objects: Path = OBJECTS) -> Path:
+    """Return the path of an object file whose SHA-256 is the packaged one.
+
+    Raises:
+        KernelError: It is missing, or not what was built.
+    """
+    path = objects / name
+    try:
+        lines = (objects / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+        sums = {file: digest for digest, file in (line.split() for line in lines)}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise KernelError(
+            "the BPF object is missing", hint="reinstall aegis-tools", detail=f"{path}: {error}"
+        ) from None
+    if not hmac.compare_digest(digest, sums.get(name, "")):
+        raise KernelError(
+            "the BPF object is not the one this version was built with",
+            hint="reinstall aegis-tools",
+            detail=f"{path}: sha256 {digest}",
+        )
+    return path
+
+
+def load(
+    pins: Pins,
+    features: Features,
+    options: LoadOptions,
+    *,
+    require_lsm: bool = False,
+    runner: Runner = run,
+) -> Loaded:
+    """Load and attach; harmless where it was done before. The caller holds the lock.
+
+    Raises:
+        KernelError: The kernel refuses, another version is loaded, or loading is disabled.
+    """
+    if features.disabled:
+        raise KernelError(
+            "loading is disabled on the kernel command line (aegisbpf.disable=1)",
+            hint="reboot without the parameter",
+        )
+    if not is_bpffs(pins.base.parent):
+        mount_if_missing("bpf", pins.base.parent)
+    if pins.is_loaded():
+        check_layout(pins)
+        attach(pins)
+        pins.staging.remove_all()
+        return Loaded(False, pins.is_fallback())
+    pins.remove_all()
+    with contextlib.suppress(ValueError, OSError):  # 5.10 counts maps against it
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    try:
+        return _load_fresh(pins, features, options, require_lsm, runner)
+    except BaseException:
+        pins.remove_all()
+        raise
+
+
+def _load_fresh(
+    pins: Pins, features: Features, options: LoadOptions, require_lsm: bool, runner: Runner
+) -> Loaded:
+    staging = pins.staging
+    for part in ("premade", "maps", "progs", "links"):
+        staging.path(part).mkdir(parents=True, mode=0o700)
+    pins.base.chmod(0o700)
+    reason = "" if features.lsm_active else "BPF LSM is not active on this boot"
+    if not reason:
+        reason = _load_lsm(staging, options, runner)
+    if reason:
+        if require_lsm:
+            raise KernelError(f"cannot enforce: {reason}", hint="run: aegisbpf health")
+        _load_object(staging, "audit.bpf.o", options, runner)
+    keys = str(verify_object("inode_keys.bpf.o"))
+    runner(["bpftool", "prog", "load", keys, str(staging.path("progs", "inode_keys"))])
+    _configure(staging, options)
+    attach(staging)
+    staging.remove("premade")
+    for part in ("maps", "progs", "links"):
+        staging.path(part).rename(pins.path(part))
+    staging.base.rmdir()
+    return Loaded(True, bool(reason), reason)
+
+
+def _load_lsm(staging: Pins, options: LoadOptions, runner: Runner) -> str:
+    """Load the LSM hooks; return why not where this kernel refuses LSM programs as such."""
+    try:
+        _load_object(staging, "aegis.bpf.o", options, runner)
+    except CommandError as error:
+        output = error.detail
+        if "Operation not permitted" in output and "processed" not in output:
+            for part in ("premade", "maps", "progs"):
+                for name in staging.names(part):
+                    staging.remove(part, name)
+            return "this kernel refuses BPF LSM programs"
+        raise KernelError(
+            "the kernel did not accept the BPF programs",
+            hint="run the command with --verbose and report its output",
+            detail=output,
+        ) from None
+    return ""
+
+
+def _load_object(staging: Pins, name: str, options: LoadOptions, runner: Runner) -> None:
+    path = str(verify_object(name))
+    events, hits = (str(staging.path("premade", map_)) for map_ in ("events", "rule_hits"))
+    create = ["bpftool", "map", "create"]
+    size = str(options.ringbuf_bytes)
+    runner([*create, events, "type", "ringbuf", "key", "0", "value", "0", "entries", size,
+            "name", "events"])  # fmt: skip
+    runner([*create, hits, "type", "hash", "key", "8", "value", "24", "entries",
+            str(options.max_hits), "name", "rule_hits", "flags", "1"])  # fmt: skip
+    runner(["bpftool", "prog", "loadall", path, str(staging.path("progs")),
+            "map", "name", "events", "pinned", events,
+            "map", "name", "rule_hits", "pinned", hits,
+            "pinmaps", str(staging.path("maps"))], timeout=300)  # fmt: skip
+
+
+def _configure(pins: Pins, options: LoadOptions) -> None:
+    with pins.open_map("config") as config:
+        for which, value in ((Config.LAYOUT, LAYOUT), (Config.SAMPLE, SAMPLE_ALL)):
+            config.set(which.to_bytes(4, "little"), CONFIG_VALUE.pack(value))
+    with pins.open_map("capacities") as capacities:
+        for index, spec in enumerate(POLICY_MAPS):
+            entries = options.capacities.get(spec.name, spec.capacity)
+            capacities.set(index.to_bytes(4, "little"), entries.to_bytes(4, "little"))
+
+
+def check_layout(pins: Pins) -> None:
+    """Raise KernelError where another version's maps are pinned."""
+    with pins.open_map("config") as config:
+        value = config.get(int(Config.LAYOUT).to_bytes(4, "little")) or b""
+    found = CONFIG_VALUE.unpack(value)[0] if len(value) == CONFIG_VALUE.size else 0
+    if found != LAYOUT:
+        raise KernelError(
+            "another version of Aegis is loaded",
+            hint="run: aegisbpf reset && aegisbpf load   (enforcement is off in between)",
+            detail=f"layout {found}, this program has {LAYOUT}",
+        )
+
+
+def attach(pins: Pins) -> list[str]:
+    """Attach every hook that has no link, pin the links, and return their names.
+
+    Only the pin holds a link: a descriptor left open would keep the program enforcing
+    after the pin is gone.
+    """
+    pins.path("links").mkdir(exist_ok=True, mode=0o700)
+    missing = [
+        name
+        for name in pins.names("progs")
+        if name.startswith("aegis_") and not pins.path("links", name).exists()
+    ]
+    for name in missing:
+        program = pins.open_program(name)
+        try:
+            link = syscall.attach(program)
+            try:
+                syscall.obj_pin(str(pins.path("links", name)), link)
+            finally:
+                os.close(link)
+        except OSError as error:
+            raise KernelError(
+                "a hook could not be attached",
+                hint="run: aegisbpf health",
+                detail=f"{name}: {error}",
+            ) from None
+        finally:
+            os.close(program)
+    return missing
+
+
+def detach(pins: Pins) -> list[str]:
+    """Remove the links and return their names: nothing is watched any more, all is kept."""
+    names = pins.names("links")
+    for name in names:
+        pins.remove("links", name)
+    return names

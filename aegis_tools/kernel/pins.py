@@ -1,0 +1,101 @@
+"""Where our objects are pinned, and how to open them.
+
+    <bpffs>/aegis/maps/NAME  progs/NAME  links/NAME    what is loaded
+    <bpffs>/aegis/staging/…                            a load in progress, or a dead one
+
+The links directory is published last: where it is, the load was complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from aegis_tools.errors import NotLoadedError
+from aegis_tools.kernel import syscall
+from aegis_tools.kernel.maps import Map
+
+PARTS = ("links", "progs", "maps")
+LSM_PROGRAM = "aegis_file_open"
+FALLBACK_PROGRAM = "aegis_sys_enter"
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The pins below one directory of a BPF file system."""
+
+    base: Path
+
+    @property
+    def staging(self) -> Pins:
+        """The pins of a load in progress."""
+        return Pins(self.base / "staging")
+
+    def path(self, part: str, name: str = "") -> Path:
+        """Return the path of a pin, or of a part's directory."""
+        return self.base / part / name if name else self.base / part
+
+    def names(self, part: str) -> list[str]:
+        """Return the sorted names pinned in a part; none where it does not exist."""
+        try:
+            return sorted(os.listdir(self.path(part)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def is_loaded(self) -> bool:
+        """Return whether a load was completed here."""
+        return self.path("links").is_dir() and self.path("maps").is_dir()
+
+    def is_attached(self) -> bool:
+        """Return whether every program that hooks something has its link."""
+        hooks = {name for name in self.names("progs") if name.startswith("aegis_")}
+        return bool(hooks) and hooks <= set(self.names("links"))
+
+    def is_fallback(self) -> bool:
+        """Return whether the audit fallback is loaded instead of the LSM hooks."""
+        return FALLBACK_PROGRAM in self.names("progs")
+
+    def open_map(self, name: str) -> Map:
+        """Open a pinned map.
+
+        Raises:
+            NotLoadedError: It is not there.
+        """
+        try:
+            return Map.pinned(self.path("maps", name))
+        except FileNotFoundError:
+            raise NotLoadedError from None
+
+    def open_program(self, name: str) -> int:
+        """Return a descriptor for a pinned program.
+
+        Raises:
+            NotLoadedError: It is not there.
+        """
+        try:
+            return syscall.obj_get(str(self.path("progs", name)))
+        except FileNotFoundError:
+            raise NotLoadedError from None
+
+    def remove(self, part: str, name: str = "") -> None:
+        """Remove one pin, or a whole part; nothing is an error."""
+        if name:
+            with contextlib.suppress(FileNotFoundError):
+                self.path(part, name).unlink()
+            return
+        for pinned in self.names(part):
+            self.remove(part, pinned)
+        with contextlib.suppress(OSError):
+            self.path(part).rmdir()
+
+    def remove_all(self) -> None:
+        """Remove everything, links first: enforcement ends before anything else is lost."""
+        nested = [self.staging] if self.path("staging").is_dir() else []
+        for pins in (self, *nested):
+            for part in (*PARTS, "premade"):
+                pins.remove(part)
+        for pins in (*nested, self):
+            with contextlib.suppress(OSError):
+                pins.base.rmdir()
