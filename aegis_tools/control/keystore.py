@@ -49,7 +49,7 @@ class KeyStore:
         self._owner = os.geteuid() if owner is None else owner
         self._calls = calls
 
-    def keys(self) -> list[TrustedKey]:
+    def entries(self) -> list[TrustedKey]:
         """Return the trusted keys, sorted by file name; none where the folder is missing.
 
         Raises:
@@ -66,7 +66,7 @@ class KeyStore:
 
     def trusted(self) -> list[PublicKey]:
         """Return the trusted keys, for ``bundle.open_bundle``; each once."""
-        return list({found.key.keyid: found.key for found in self.keys()}.values())
+        return list({found.key.keyid: found.key for found in self.entries()}.values())
 
     def add(self, text: bytes) -> TrustedKey:
         """Trust a key. Adding one that is trusted already changes nothing.
@@ -80,7 +80,7 @@ class KeyStore:
         """
         key = PublicKey.from_text(text)
         files.ensure_folder(self._paths.keys, mode=0o755)
-        for found in self.keys():
+        for found in self.entries():
             if found.key.keyid == key.keyid:
                 return found
         name = key.keyid + _PUB
@@ -98,7 +98,7 @@ class KeyStore:
             UsageError: No key has that id, or several begin like it.
             StateError: Too few keys would remain; or the folder is not safe, or cannot be written.
         """
-        found = self.keys()
+        found = self.entries()
         key = _pick([f.key for f in found], keyid)
         remaining = {f.key.keyid for f in found} - {key.keyid}
         threshold = self.config().threshold

@@ -239,8 +239,7 @@ def test_any_signed_payload_that_is_no_bundle_gives_a_trust_error(payload: bytes
 def test_any_signed_claims_give_a_bundle_in_range_or_a_trust_error(changes: dict[str, Any]) -> None:
     try:
         bundle, _ = open_bundle(signed_claims(**changes), [KEY.public], 1)
-    except TrustError as error:
-        assert error.message.isprintable()
+    except TrustError:
         return
     assert 1 <= bundle.serial <= MAX_SERIAL
     assert bundle.expires is None or bundle.not_before < bundle.expires

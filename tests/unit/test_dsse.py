@@ -111,8 +111,8 @@ def test_an_envelope_survives_being_written_and_read() -> None:
 def test_the_envelope_that_the_specification_prints_is_read() -> None:
     parsed = dsse.Envelope.from_bytes(
         b'{"payload": "aGVsbG8gd29ybGQ=", "payloadType": "http://example.com/HelloWorld", '
-        b'"signatures": [{"sig": "A3JqsQGtVsJ2O2xqrI5IcnXip5GToJ3F+FnZ+O88SjtR6rDAajabZKciJTfUiHqJPcIAriEG'
-        b'AHTVeCUjW2JIZA=="}]}'
+        b'"signatures": [{"sig": "A3JqsQGtVsJ2O2xqrI5IcnXip5GToJ3F+FnZ+O88SjtR6rDAajabZKciJTfU'
+        b'iHqJPcIAriEGAHTVeCUjW2JIZA=="}]}'
     )
     assert (parsed.payload, parsed.signatures[0].keyid) == (b"hello world", "")
 
