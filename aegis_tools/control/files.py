@@ -150,9 +150,26 @@ def read_if_present(path: Path, limit: int, *, what: str, owners: Collection[int
     Raises:
         StateError: As ``read_limited``.
     """
-    if not os.path.lexists(path):
+    if not exists(path):
         return None
     return read_limited(path, limit, what=what, owners=owners, forbid=OTHERS_WRITE)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is anything of that name, a dangling link included.
+
+    ``os.path.lexists`` also says no when the disk fails or a folder may not be entered; what
+    decides about trust must not take that for a new host.
+
+    Raises:
+        StateError: It cannot be told.
+    """
+    with _as_error(StateError, "cannot look up a file of ours", detail=str(path)):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def read_policy_file(path: Path) -> bytes:

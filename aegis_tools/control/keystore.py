@@ -55,7 +55,7 @@ class KeyStore:
         Raises:
             StateError: The folder, one above it or a ``.pub`` file is not safe, or is not a key.
         """
-        if not os.path.lexists(self._paths.keys):
+        if not files.exists(self._paths.keys):
             return []
         with files.trusted_folder(self._paths.root, self._paths.keys, owner=self._owner) as folder:
             with os.scandir(folder) as found:
@@ -119,7 +119,7 @@ class KeyStore:
             StateError: The file, or a folder above it, is not safe, or is not understood.
         """
         path = self._paths.trust_config
-        if not os.path.lexists(path):
+        if not files.exists(path):
             return TrustConfig()
         with files.trusted_folder(self._paths.root, path.parent, owner=self._owner) as folder:
             data = files.read_limited(

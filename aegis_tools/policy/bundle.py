@@ -33,11 +33,12 @@ from aegis_tools.policy.keys import PrivateKey, PublicKey
 PAYLOAD_TYPE = "application/vnd.aegis.policy+json"
 DEFAULT_GROUP = "default"
 MAX_SERIAL = 2**64 - 1
+CLOCK_SKEW = 300  # seconds that clocks of a fleet are allowed to differ
 _FORMAT = 1
 _LAST_SECOND = 253402300799  # 9999-12-31 23:59:59, so that every time can be printed
 _NEVER = "never"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}", re.ASCII)
-_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _FIELDS = {
     "format",
     "serial",
@@ -98,7 +99,8 @@ def make_bundle(
         serial: Higher than that of every bundle signed before for this group.
         created: Now, in Unix seconds.
         expires: Unix seconds, or ``None`` for a bundle that never expires.
-        not_before: Unix seconds; ``created`` when left out.
+        not_before: Unix seconds; when left out, five minutes before ``created``, so that a host
+            whose clock is a little behind accepts the bundle at once.
         group: The hosts it is for.
         keys: The keys to sign with, at least one.
 
@@ -109,7 +111,7 @@ def make_bundle(
         "format": _FORMAT,
         "serial": serial,
         "created": created,
-        "not_before": created if not_before is None else not_before,
+        "not_before": max(0, created - CLOCK_SKEW) if not_before is None else not_before,
         "expires": _NEVER if expires is None else expires,
         "group": group,
         "policy_name": policy_name,
@@ -213,7 +215,7 @@ def _fault_of_time(claims: dict[str, Any]) -> str:
 
 def _fault_of_text(claims: dict[str, Any]) -> str:
     group, name = claims["group"], claims["policy_name"]
-    if not isinstance(group, str) or not _GROUP.fullmatch(group):
+    if not isinstance(group, str) or not GROUP_NAME.fullmatch(group):
         return "the group must be 1 to 64 letters, digits, dots, dashes or underscores"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "the policy name must be a plain file name of at most 128 letters, digits or _.+-"

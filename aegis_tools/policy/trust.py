@@ -18,13 +18,12 @@ from typing import Any
 
 from aegis_tools.errors import StateError, TrustError
 from aegis_tools.policy import strictjson
-from aegis_tools.policy.bundle import DEFAULT_GROUP, MAX_SERIAL, Bundle
+from aegis_tools.policy.bundle import CLOCK_SKEW, DEFAULT_GROUP, GROUP_NAME, MAX_SERIAL, Bundle
 
 _FORMAT = 1
 _BIG_JUMP = 2**32
 _SOON = 7 * 86400
 _HEX = re.compile(r"[0-9a-f]{64}")
-_RESET = "see: aegisbpf keys reset-serials --help"
 
 
 class NotYetValidError(TrustError):
@@ -124,8 +123,10 @@ class TrustConfig:
             raise _bad_config(str(error)) from None
         if not strictjson.is_integer(config.threshold, 1, 32):
             raise _bad_config("threshold must be 1 to 32")
-        if not isinstance(config.group, str) or not isinstance(config.require_signature, bool):
-            raise _bad_config("group must be text, require_signature true or false")
+        if not isinstance(config.group, str) or not GROUP_NAME.fullmatch(config.group):
+            raise _bad_config("group must be 1 to 64 letters, digits, dots, dashes or underscores")
+        if not isinstance(config.require_signature, bool):
+            raise _bad_config("require_signature must be true or false")
         return config
 
 
@@ -200,7 +201,7 @@ def warnings(bundle: Bundle, *, now: int, state: TrustState) -> list[str]:
         found.append("it never expires: a copy can be replayed to a new host at any time")
     elif bundle.expires - now < _SOON:
         found.append(f"it expires in {max(0, bundle.expires - now) // 3600} h")
-    if bundle.created > now:
+    if bundle.created > now + CLOCK_SKEW:
         found.append("it says it was created in the future: compare the clocks")
     return found
 
@@ -209,7 +210,7 @@ def damaged_serials(detail: str) -> StateError:
     """Return the error for a lost or damaged ``serials.json``."""
     return StateError(
         "the record of accepted serials is lost or damaged: an old policy could come back",
-        hint=f"restore it from a backup, or accept a new start: {_RESET[5:]}",
+        hint="restore it from a backup, or start anew with: aegisbpf keys reset-serials",
         detail=detail,
     )
 

@@ -84,6 +84,11 @@ def test_the_digest_does_not_change_with_the_signatures() -> None:
     assert read_bundle(more).digest == read_bundle(envelope).digest
 
 
+def test_a_fresh_bundle_is_valid_where_the_clock_is_a_little_behind() -> None:
+    assert opened(made()).not_before == NOW - 300
+    assert opened(made(created=10)).not_before == 0
+
+
 def test_never_expiring_must_be_said_in_words() -> None:
     assert b'"expires":"never"' in made(expires=None).payload
     assert opened(made(expires=None)).expires is None
@@ -162,6 +167,12 @@ def test_what_cannot_be_read_back_cannot_be_signed() -> None:
 def test_a_policy_too_large_for_an_envelope_is_refused_when_signing() -> None:
     with pytest.raises(PolicyError, match="too large"):
         made("x" * (49 << 20))
+
+
+def test_only_the_payload_of_a_bundle_is_shown_as_one() -> None:
+    other = dsse.sign(made().payload, "application/json", [KEY])
+    with pytest.raises(MalformedBundleError, match="another kind"):
+        read_bundle(other)
 
 
 def test_nothing_is_read_from_a_bundle_whose_signature_is_not_right() -> None:

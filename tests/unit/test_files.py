@@ -245,6 +245,16 @@ def test_only_regular_files_are_read_and_nothing_blocks(tmp_path: Path) -> None:
             assert caught.value.hint
 
 
+def test_a_lookup_that_fails_is_not_taken_for_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert files.exists(tmp_path / "file")
+    assert not files.exists(tmp_path / "missing")
+    with pytest.raises(StateError):
+        files.exists(tmp_path / "file" / "below")
+    with pytest.raises(StateError):
+        files.read_if_present(tmp_path / "file" / "below", 10, what="file", owners={0})
+
+
 def test_mode_and_owner_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"x")
