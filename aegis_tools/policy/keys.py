@@ -177,8 +177,6 @@ def _is_point(raw: bytes) -> bool:
     """Refuse points of small order: they have signatures that verify for every message."""
     from nacl import bindings
 
-    if not bindings.has_crypto_core_ed25519:  # a minimal libsodium; verifying refuses them as well
-        return any(raw)
     return bool(bindings.crypto_core_ed25519_is_valid_point(raw))
 
 

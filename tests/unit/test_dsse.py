@@ -154,6 +154,7 @@ def test_unknown_fields_of_the_envelope_are_ignored() -> None:
         b'{"payload":"","payloadType":"t","signatures":[{"sig":""}],"x":NaN}',
         b'{"payload":"","payloadType":"t","signatures":[{"sig":""}],"x":1.5}',
         b'{"payload":"","payloadType":"t","signatures":[{"sig":""}],"x":' + b"9" * 10000 + b"}",
+        b'{"payload":"","payloadType":"t","signatures":[{"sig":""}],"x":-' + b"9" * 21 + b"}",
         b'{"payload":"","payloadType":"t","signatures":[{"sig":""}]} trailing',
         b'{"payload":"","payloadType":"' + b"t" * 300 + b'","signatures":[{"sig":""}]}',
         b"[" * 100_000,

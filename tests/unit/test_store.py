@@ -12,10 +12,10 @@ from aegis_tools.control.files import Calls
 from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import StateError, TrustError
 from aegis_tools.paths import Paths
-from aegis_tools.policy.bundle import make_bundle, read_bundle
+from aegis_tools.policy.bundle import make_bundle, open_bundle, read_bundle
 from aegis_tools.policy.dsse import Envelope, cosign
 from aegis_tools.policy.keys import PrivateKey
-from aegis_tools.policy.trust import Seen, TrustState
+from aegis_tools.policy.trust import Seen, SerialTooLowError, TrustState, check, recheck
 
 NOW = 1_700_000_000
 KEY = PrivateKey(b"k" * 32)
@@ -216,6 +216,45 @@ def test_a_damaged_record_is_told_and_applying_again_is_the_way_out(
     assert "apply" in caught.value.hint
     store.set_current(record)
     assert store.records() == (record, None)
+
+
+def accept(store: Store, data: bytes, now: int = NOW) -> None:
+    """What applying a signed policy does, but for the kernel."""
+    bundle, signers = open_bundle(data, [KEY.public], 1)
+    state = check(bundle, now=now, group="default", state=store.serials())
+    digest = store.add(data, signed=True)
+    store.save_serials(state)
+    store.set_current(
+        Record(digest, bundle.policy_name, True, now, bundle.serial, bundle.group, signers)
+    )
+
+
+def test_a_signed_policy_survives_restarts_and_a_rollback_but_no_replay(paths: Paths) -> None:
+    first, second = (envelope(serial).to_bytes() for serial in (1, 2))
+    store = Store(paths)
+    store.prepare()
+    accept(store, first)
+    accept(store, first)
+    accept(store, second)
+    restarted = Store(paths)
+    restarted.prepare()
+    accept(restarted, second)
+    with pytest.raises(SerialTooLowError):
+        accept(restarted, first)
+
+    current, previous = restarted.records()
+    assert current is not None
+    assert previous is not None
+    assert (current.serial, previous.serial) == (2, 1)
+    restarted.set_current(previous)  # the rollback; the next boot finds serial 1 current
+    booting, _ = Store(paths).records()
+    assert booting == previous
+    stored = Store(paths).load(booting.digest)
+    bundle = read_bundle(Envelope.from_bytes(stored.data))
+    recheck(bundle, group="default", state=Store(paths).serials())
+    with pytest.raises(SerialTooLowError):
+        accept(Store(paths), first)
+    accept(Store(paths), second)
 
 
 def test_serials_read_back(store: Store) -> None:
