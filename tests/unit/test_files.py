@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ def failing(name: str, code: int, after: int = 0) -> files.Calls:
     return files.Calls(**{**vars(files.SYSTEM), name: call})
 
 
+@pytest.fixture(autouse=True)
+def _no_descriptor_stays_open() -> Iterator[None]:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    yield
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     path = tmp_path / "state.json"
@@ -60,6 +67,29 @@ def test_a_write_replaces_the_content_and_leaves_nothing_else(target: Path) -> N
     write(target, b"new")
     assert target.read_bytes() == b"new"
     assert names(target.parent) == ["state.json"]
+
+
+def recorded(log: list[str]) -> files.Calls:
+    """System calls that note their names, in order."""
+
+    def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*args: Any, **kwargs: Any) -> Any:
+            log.append(name)
+            return call(*args, **kwargs)
+
+        return note
+
+    return files.Calls(**{name: noting(name, call) for name, call in vars(files.SYSTEM).items()})
+
+
+def test_content_is_synced_before_its_name_and_the_name_before_success(target: Path) -> None:
+    log: list[str] = []
+    write(target, b"new", recorded(log))
+    assert log == ["open", "open", "write", "fsync", "replace", "fsync"]
+    log.clear()
+    key = target.parent / "key"
+    files.write_new(key, b"new", what="key", mode=0o600, calls=recorded(log))
+    assert log == ["open", "open", "write", "fsync", "fsync"]
 
 
 def test_the_mode_is_as_asked_whatever_the_umask(target: Path) -> None:
@@ -306,6 +336,7 @@ def test_folders_of_ours_are_made_and_unsafe_ones_refused(tmp_path: Path) -> Non
     folder.chmod(0o770)
     with pytest.raises(StateError, match="changed by others"):
         files.ensure_folder(folder)
+    folder.chmod(0o700)
     link = tmp_path / "link"
     link.symlink_to(folder)
     file = tmp_path / "file"
@@ -352,6 +383,11 @@ def test_only_leftovers_are_swept(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert files.remove_leftovers(tmp_path) == 1
     assert names(tmp_path) == [".hidden", "notes.tmp", "state.json"]
+
+
+def test_long_text_is_cut_and_says_so() -> None:
+    assert files.printable("12345", 5) == "12345"
+    assert files.printable("123456", 5) == "12345…"
 
 
 @given(st.text(max_size=400))

@@ -47,6 +47,7 @@ def test_entries_come_back_whole_and_newest_first(path: Path) -> None:
     )
     history.append(entry(1))
     history.append(full)
+    assert path.read_bytes().count(b"\n") == 2
     assert history.read().entries == (full, entry(1))
     assert history.read(1).entries == (full,)
     assert history.read(0).entries == ()

@@ -14,6 +14,13 @@ from aegis_tools.errors import StateError
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 
+@pytest.fixture(autouse=True)
+def _no_descriptor_stays_open() -> Iterator[None]:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    yield
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
     return tmp_path / "run/aegisbpf/lock"
@@ -85,6 +92,17 @@ def test_waiting_ends_with_the_holder_named(lock: Path) -> None:
     assert str(child) in caught.value.hint
     assert caught.value.data["pid"] == child
     assert 2 <= clock.now < 3
+
+
+def test_the_name_of_an_earlier_holder_leaves_no_trace(lock: Path) -> None:
+    with locked(lock, "a very long command " * 5):
+        pass
+    with (
+        other_holder(lock, "stats"),
+        pytest.raises(StateError, match="command is running: stats"),
+        locked(lock, "test", timeout=0),
+    ):
+        pass
 
 
 def test_a_holder_killed_with_9_lets_go(lock: Path) -> None:
@@ -160,6 +178,6 @@ def test_a_link_in_the_place_of_the_lock_is_refused(lock: Path, tmp_path: Path) 
     victim = tmp_path / "victim"
     victim.write_bytes(b"untouched")
     lock.symlink_to(victim)
-    with pytest.raises(StateError), locked(lock, "test"):
+    with pytest.raises(StateError, match="cannot take"), locked(lock, "test", timeout=0):
         pass
     assert victim.read_bytes() == b"untouched"
