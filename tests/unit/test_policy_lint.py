@@ -24,6 +24,7 @@ def findings(*rules: str, now: float = 0) -> list[tuple[int, str]]:
     [
         ("directory: /a/", "path: /a/b"),
         ("directory: /a/", "path: /a/b/c/d"),
+        ("directory: /a/", "path: /a" + "/b" * 32),
         ("directory: /a/", "directory: /a/b/"),
         ("directory: /", "path: /a"),
         ("directory: /a/, depth: 2", "path: /a/b/c"),
@@ -63,6 +64,7 @@ def test_a_rule_that_another_one_covers_is_needless(wider: str, rule: str) -> No
         ("directory: /a/", "path: /a/b, signal: kill"),
         ("directory: /a/, expires: 2030-01-01", "path: /a/b"),
         ("directory: /a/, expires: 2030-01-01", "path: /a/b, expires: 2031-01-01"),
+        ("directory: /a/", "path: /a" + "/b" * 33),
         ("path: /a", "path: /a/b"),
         ("cidr: 10.0.0.0/8", "ip: 11.0.0.1"),
         ("cidr: 0.0.0.0/1", "ip: '::1'"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import policy_strategies as given_
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,17 @@ def test_yaml_says_every_policy(policy: Policy) -> None:
     again, problems = parse_yaml(format_yaml(policy).encode())
     assert problems == []
     assert given_.without_lines(again) == policy
+
+
+@bounded
+@given(given_.policies)
+def test_any_other_yaml_reader_sees_the_same_text(policy: Policy) -> None:
+    read_back = yaml.safe_load(format_yaml(policy)).get("rules", ())
+    for rule, seen in zip(policy.rules, read_back, strict=True):
+        assert seen[rule.kind.value] == rule.target
+        assert seen.get("owner", "") == rule.owner
+        assert seen.get("reason", "") == rule.reason
+        assert seen.get("id", rule.id) == rule.id
 
 
 @bounded
@@ -87,15 +99,15 @@ def test_lint_takes_any_policy_and_points_at_its_rules(policy: Policy) -> None:
 
 def test_the_two_examples_say_the_same_as_far_as_the_line_format_goes() -> None:
     conf, conf_problems = parse_policy((EXAMPLES / "policy.conf").read_bytes(), "policy.conf")
-    yaml, yaml_problems = parse_policy((EXAMPLES / "policy.yaml").read_bytes(), "policy.yaml")
+    full, full_problems = parse_policy((EXAMPLES / "policy.yaml").read_bytes(), "policy.yaml")
     assert conf is not None
-    assert yaml is not None
-    assert conf_problems + yaml_problems + lint(conf) + lint(yaml, now=1.8e9) == []
-    more = [rule for rule in yaml.rules if rule.id.startswith("demo-")]
-    same = given_.without_lines(yaml._replace(rules=yaml.rules[: -len(more)]))
+    assert full is not None
+    assert conf_problems + full_problems + lint(conf) + lint(full, now=1.8e9) == []
+    more = [rule for rule in full.rules if rule.id.startswith("demo-")]
+    same = given_.without_lines(full._replace(rules=full.rules[: -len(more)]))
     assert same == given_.without_lines(conf)
     with pytest.raises(PolicyError) as caught:
-        convert(yaml, "text")
+        convert(full, "text")
     assert {entry["rule"] for entry in caught.value.data["losses"]} == {rule.id for rule in more}
 
 
