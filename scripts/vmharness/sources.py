@@ -12,7 +12,7 @@ _SUITE = re.compile(
     r"(?:bullseye|bookworm|trixie|forky|duke|sid|stable|oldstable|testing|unstable)"
     r"(-updates|-security|-backports|/updates)?/?"
 )
-_ONE_LINE = re.compile(r"deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s*(.*)")
+_ONE_LINE = re.compile(r"deb\s+(?:\[([^\]]*)\]\s+)?([^\s\[]\S*)\s+(\S+)\s*(.*)")
 
 
 @dataclass(frozen=True)
