@@ -1,0 +1,77 @@
+"""Where things are on a host: one seam, so that a test can put them in a folder of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every path the program uses, below ``root``.
+
+    Args:
+        root: ``/`` on a host; a temporary folder in a test.
+    """
+
+    root: Path = Path("/")
+
+    @property
+    def bpffs(self) -> Path:
+        """The mount point of the BPF file system."""
+        return self.root / "sys/fs/bpf"
+
+    @property
+    def pins(self) -> Path:
+        """The folder that holds our pinned maps and links; removing it ends enforcement."""
+        return self.bpffs / "aegis"
+
+    @property
+    def etc(self) -> Path:
+        """Configuration, written by people and by Ansible."""
+        return self.root / "etc/aegisbpf"
+
+    @property
+    def keys(self) -> Path:
+        """The public keys that are trusted to sign policies, one ``*.pub`` each."""
+        return self.etc / "keys"
+
+    @property
+    def trust_config(self) -> Path:
+        """Threshold and group of this host (``policy.trust.TrustConfig``)."""
+        return self.etc / "trust.json"
+
+    @property
+    def state(self) -> Path:
+        """What must survive a reboot."""
+        return self.root / "var/lib/aegisbpf"
+
+    @property
+    def bundles(self) -> Path:
+        """Applied policies, each under the digest of its content."""
+        return self.state / "bundles"
+
+    @property
+    def current(self) -> Path:
+        """Which stored policy the next boot applies, and which one it replaced."""
+        return self.state / "current.json"
+
+    @property
+    def serials(self) -> Path:
+        """The highest serial accepted for each group (``policy.trust.TrustState``)."""
+        return self.state / "serials.json"
+
+    @property
+    def history(self) -> Path:
+        """What was changed, when, by whom; one JSON object a line."""
+        return self.state / "history.jsonl"
+
+    @property
+    def run(self) -> Path:
+        """What a reboot may forget."""
+        return self.root / "run/aegisbpf"
+
+    @property
+    def lock(self) -> Path:
+        """The file that commands which change something lock."""
+        return self.run / "lock"
