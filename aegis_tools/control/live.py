@@ -210,5 +210,3 @@ def boot_to_wall_ns() -> int:
     import time
 
     return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-

@@ -248,7 +248,18 @@ def test_run(program_fd: int, context: bytes) -> tuple[int, bytes]:
     attr = ctypes.create_string_buffer(
         struct.pack(
             "IIIIQQIIIIQQ",
-            program_fd, 0, 0, 0, 0, 0, 0, 0, len(context), 0, _address(buffer), 0,
+            program_fd,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            len(context),
+            0,
+            _address(buffer),
+            0,
         ),  # fmt: skip
         80,
     )

@@ -1,0 +1,178 @@
+"""The program ``aegisbpf`` (also ``aegis-tools``): finds the command, runs it, reports errors.
+
+Only the module of the command that was named is imported, and argparse is the parser,
+because a cold start is most of what a command costs; see docs/adr/0004-argparse.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from aegis_tools import __version__
+from aegis_tools.cli.output import App
+from aegis_tools.errors import AegisError, KernelError, UsageError
+from aegis_tools.paths import Paths
+
+COMMANDS = {
+    "load": ("load", "load the BPF programs, attach and pin them"),
+    "attach": ("load", "attach loaded programs again"),
+    "detach": ("load", "stop enforcing and watching, keep the maps"),
+    "reset": ("load", "remove everything and prove that nothing is denied"),
+    "policy": ("policy", "lint, validate, plan, apply, sign, show, roll back a policy"),
+    "keys": ("keys", "make signing keys and choose which are trusted"),
+    "block": ("block", "deny files by hand: add, del, list, clear, clear-stale"),
+    "allow": ("allow", "exempt a cgroup from every rule"),
+    "network": ("network", "deny addresses and ports by hand"),
+    "mode": ("mode", "switch between audit and enforce, live"),
+    "config": ("config", "get or set a live setting"),
+    "run": ("run", "stream events as NDJSON in the foreground"),
+    "stats": ("stats", "counters and how full the maps are"),
+    "metrics": ("metrics", "the same for Prometheus"),
+    "health": ("health", "what works: pending, active, working"),
+    "footprint": ("footprint", "kernel memory that a policy needs"),
+    "why": ("why", "which rule would match a path or an address"),
+    "history": ("history", "who changed what, and when"),
+    "map": ("map", "list, dump, update or delete map entries"),
+    "pin": ("pin", "list or remove pins"),
+    "completion": ("completion", "print a shell completion script"),
+}
+"""Module of ``aegis_tools.cli`` and one line of help, by command."""
+
+GLOBAL = """\
+global options, before or after the command:
+  --json           one JSON document on stdout, errors too
+  -v, --verbose    errors with their internals
+  --root DIR       use DIR instead of / for our own files and pins
+
+exit codes: 0 done, 2 usage, 3 policy, 4 trust, 5 boot, 6 kernel, 7 program failed,
+  8 our files, 9 drift, 130 interrupted"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(message, hint=f"run: {self.prog} --help")
+
+
+def usage() -> str:
+    """Return the help of the program as a whole."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name.ljust(width)}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: aegisbpf COMMAND [OPTIONS]",
+            "",
+            "A signed policy file becomes kernel enforcement.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            GLOBAL,
+            "",
+            "examples:",
+            "  aegisbpf load",
+            "  aegisbpf policy apply /etc/aegisbpf/policy.conf --dry-run",
+            "  aegisbpf mode enforce",
+            "  aegisbpf why /etc/shadow",
+        ]
+    )
+
+
+def parser_of(name: str) -> Parser:
+    """Return the parser of one command, with ``run`` set by the (sub)command's module."""
+    module = importlib.import_module(f"aegis_tools.cli.{COMMANDS[name][0]}")
+    parser = Parser(
+        prog=f"aegisbpf {name}",
+        description=COMMANDS[name][1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=name)
+    module.build(parser)
+    return parser
+
+
+def take_globals(argv: Sequence[str]) -> tuple[list[str], Paths, bool, bool]:
+    """Take the global options out of ``argv``, wherever they stand before ``--``.
+
+    Returns:
+        (the rest, paths, json, verbose)
+    """
+    rest: list[str] = []
+    root, json, verbose = "/", False, False
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--json":
+            json = True
+        elif word in ("-v", "--verbose"):
+            verbose = True
+        elif word == "--root":
+            root = next(words, "")
+        elif word.startswith("--root="):
+            root = word[7:]
+        else:
+            rest.append(word)
+    if not root:
+        raise UsageError("--root needs a directory")
+    return rest, Paths(Path(root).absolute()), json, verbose
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; return its exit code. Errors become messages here."""
+    app = App(json="--json" in argv, verbose="-v" in argv or "--verbose" in argv)
+    try:
+        rest, paths, json, verbose = take_globals(argv)
+        app = App(paths=paths, json=json, verbose=verbose)
+        if not rest or rest[0] in ("-h", "--help", "help"):
+            print(usage())
+            return 0
+        if rest[0] in ("--version", "version"):
+            app.show({"version": __version__}, f"aegisbpf {__version__}")
+            return 0
+        if rest[0] not in COMMANDS:
+            raise unknown(rest[0])
+        arguments = parser_of(rest[0]).parse_args(rest[1:])
+        return int(arguments.run(app, arguments))
+    except AegisError as error:
+        return app.fail(error)
+    except PermissionError as error:
+        return app.fail(KernelError("permission denied", hint="run it as root", detail=str(error)))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        return app.fail(
+            KernelError("the system refused an operation", detail=repr(error), hint="use --verbose")
+        )
+
+
+def unknown(word: str) -> UsageError:
+    """Return the error for a command that does not exist, with the nearest that does."""
+    import difflib
+
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean: aegisbpf {near[0]}" if near else "run: aegisbpf --help"
+    return UsageError(f"there is no command {word!r}", hint=hint)
+
+
+def main() -> NoReturn:
+    """Run the program: the entry point of ``aegisbpf`` and ``aegis-tools``."""
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # Whoever read us has left, as `head` does; Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)

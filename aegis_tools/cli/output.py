@@ -1,0 +1,70 @@
+"""What commands print with: text for a person, or one JSON document for a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from aegis_tools.errors import AegisError
+from aegis_tools.paths import Paths
+
+
+@dataclass(frozen=True)
+class App:
+    """What every command is given.
+
+    Attributes:
+        paths: Where things are on this host.
+        json: Print JSON.
+        verbose: Print internals with errors.
+        out: Standard output.
+        err: Standard error.
+    """
+
+    paths: Paths = field(default_factory=Paths)
+    json: bool = False
+    verbose: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def show(self, data: Any, text: str | Callable[[], str]) -> None:
+        """Print ``data`` as JSON, or else ``text`` (made only when wanted)."""
+        if self.json:
+            print(json.dumps(data, sort_keys=False, ensure_ascii=True), file=self.out)
+            return
+        body = text if isinstance(text, str) else text()
+        if body:
+            print(body, file=self.out)
+
+    def note(self, message: str) -> None:
+        """Tell a person something on stderr that is no result."""
+        print(message, file=self.err)
+
+    def fail(self, error: AegisError) -> int:
+        """Print an error and return its exit code."""
+        if self.json:
+            print(json.dumps(error.to_dict()), file=self.out)
+            return error.exit_code
+        print(f"aegisbpf: {error.message}", file=self.err)
+        if error.hint:
+            print(f"  next: {error.hint}", file=self.err)
+        if self.verbose and error.detail:
+            print(f"  detail: {error.detail.strip()}", file=self.err)
+        return error.exit_code
+
+
+def table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """Return rows as left-aligned columns; empty for no rows."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    if not texts:
+        return ""
+    if header:
+        texts.insert(0, list(header))
+    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in texts
+    )

@@ -1,0 +1,79 @@
+"""Rules made by hand: how they are kept in the kernel, and how they come back as rules.
+
+Their ids are ``manual:KIND:TARGET``; an allowed cgroup is kept as ``cgroup:PATH``. They
+live in the kernel beside their entries, so an apply can carry them over and no file can
+disagree with the kernel about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aegis_tools.control.resolve import SIGNALS
+from aegis_tools.errors import PolicyError
+from aegis_tools.kernel.layout import MANUAL_TEXT, ManualRule
+from aegis_tools.policy.model import Kind, Mode, Op, Rule, Signal
+
+PREFIX = "manual:"
+CGROUP = "cgroup:"
+_SIGNAL_NAMES = {number: signal for signal, number in SIGNALS.items()}
+
+
+def manual_rule(kind: Kind, target: str, operations: Op, **more: object) -> Rule:
+    """Return a rule for something denied by hand; ``target`` is canonical."""
+    return Rule(f"{PREFIX}{kind.value}:{target}", kind, target, operations)._replace(**more)
+
+
+def to_record(rule: Rule, *, now_ns: int, uid: int) -> ManualRule:
+    """Return what the kernel keeps of a manual rule.
+
+    Raises:
+        PolicyError: The target is too long to be kept.
+    """
+    text = rule.id.removeprefix(PREFIX)
+    _check_length(text)
+    enforce = rule.mode is Mode.ENFORCE
+    signal = SIGNALS[rule.signal]
+    return ManualRule(now_ns, uid, int(rule.operations), enforce, signal, rule.depth, text)
+
+
+def cgroup_record(path: str, *, now_ns: int, uid: int) -> ManualRule:
+    """Return what the kernel keeps of a cgroup allowed by hand."""
+    _check_length(CGROUP + path)
+    return ManualRule(now_ns, uid, 0, 0, 0, 0, CGROUP + path)
+
+
+def id_of(record: ManualRule) -> str:
+    """Return the id of a record's rule, from which its uid follows."""
+    return PREFIX + record.text
+
+
+def to_rule(record: ManualRule) -> Rule | None:
+    """Return the rule a record means; None for an allowed cgroup or damaged text."""
+    kind, _, target = record.text.partition(":")
+    if kind not in {known.value for known in Kind} or not target:
+        return None
+    return Rule(
+        id_of(record),
+        Kind(kind),
+        target,
+        Op(record.operations & 63),
+        Mode.ENFORCE if record.enforce else Mode.AUDIT,
+        _SIGNAL_NAMES.get(record.signal, Signal.NONE),
+        record.depth,
+    )
+
+
+def cgroups_of(records: Iterable[ManualRule]) -> list[str]:
+    """Return the cgroups that were allowed by hand."""
+    return [
+        record.text.removeprefix(CGROUP) for record in records if record.text.startswith(CGROUP)
+    ]
+
+
+def _check_length(text: str) -> None:
+    if len(text.encode("utf-8", "surrogateescape")) > MANUAL_TEXT:
+        raise PolicyError(
+            "the path is too long for a rule made by hand",
+            hint="put it into a policy file instead",
+        )
