@@ -14,6 +14,7 @@ MAX_RULES = 1_000_000
 MAX_SHOWN = 100
 """Errors after which parsing stops, and warnings after which the rest are only counted."""
 
+_CARRIAGE_RETURN = "a carriage return: save the file with Unix line ends (sed -i 's/\\r$//' FILE)"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -91,9 +92,6 @@ def decode(data: bytes, problems: Problems) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise problems.fatal(_line_at(data, error.start), "this line is not UTF-8") from None
-
-
-_CARRIAGE_RETURN = "a carriage return: save the file with Unix line ends (sed -i 's/\\r$//' FILE)"
 
 
 def _line_at(data: bytes, position: int) -> int:

@@ -149,15 +149,19 @@ def _install(kernel: Kernel, apt: Apt, temporary: Path, cache: Path) -> None:
     for package in apt.download(specifications, temporary / f"{kernel.name}.debs"):
         _checked(["dpkg-deb", "--extract", str(package), str(unpacked)], apt.environment)
     staged = temporary / kernel.name
-    _arrange(unpacked, staged)
+    arrange(unpacked, staged)
     [release] = [folder.name for folder in (staged / "lib" / "modules").iterdir()]
     _checked([_sbin("depmod"), "--basedir", str(staged), release], apt.environment)
     (staged / "release").write_text(f"{release} {' '.join(specifications)}\n", encoding="utf-8")
     _swap(staged, cache / kernel.name, temporary)
 
 
-def _arrange(unpacked: Path, staged: Path) -> None:
-    """Give every kernel the same two places, whichever its packages use."""
+def arrange(unpacked: Path, staged: Path) -> None:
+    """Move image and modules to ``vmlinuz`` and ``lib/modules``, wherever the packages had them.
+
+    Raises:
+        HarnessError: There is no image, more than one, or no modules.
+    """
     trees = [unpacked / "lib" / "modules", unpacked / "usr" / "lib" / "modules"]
     modules = next((tree for tree in trees if tree.is_dir()), None)
     images = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]

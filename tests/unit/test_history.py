@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from aegis_tools.control.lock import locked
 from aegis_tools.errors import StateError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_stays_open() -> Iterator[None]:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    yield
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.fixture
@@ -139,6 +147,14 @@ def test_reading_a_huge_file_is_bounded(path: Path) -> None:
     listing = History(path).read()
     assert [e.time for e in listing.entries] == [7]
     assert listing.damaged == 1
+
+
+def test_the_line_cut_by_the_reading_limit_is_not_called_damaged(path: Path) -> None:
+    lines = [json.dumps(vars(entry(n))) for n in range(1, 2001)]
+    path.write_text("\n".join(lines) + "\n")
+    listing = History(path, max_file=1000).read(5000)
+    assert listing.damaged == 0
+    assert 300 < len(listing.entries) < 1000
 
 
 def test_lines_longer_than_a_block_are_one_damaged_line(path: Path) -> None:

@@ -168,6 +168,16 @@ def test_a_file_name_cannot_command_the_terminal(store: KeyStore, paths: Paths) 
     assert caught.value.message.isprintable()
 
 
+def test_256_keys_are_trusted_and_more_are_a_mistake(store: KeyStore, paths: Paths) -> None:
+    store.add(pub(ALICE))
+    for number in range(255):
+        (paths.keys / f"{number}.pub").write_bytes(pub(ALICE))
+    assert len(store.entries()) == 256
+    (paths.keys / "one more.pub").write_bytes(pub(ALICE))
+    with pytest.raises(StateError, match="more than 256"):
+        store.entries()
+
+
 def test_settings_are_checked_when_read(store: KeyStore, paths: Paths) -> None:
     store.save_config(TrustConfig(2, "web", True))
     assert store.config() == TrustConfig(2, "web", True)

@@ -328,7 +328,8 @@ def test_foreign_files_are_neither_listed_nor_removed(store: Store, paths: Paths
     foreign = ["README", "x.json", "a" * 64, "b" * 64 + ".bak", "c" * 64 + ".json.old"]
     for name in foreign:
         (paths.bundles / name).touch()
-    aged(store, paths, 3)
+    records = aged(store, paths, 3)
+    assert store.digests() == [record.digest for record in records[::-1]]
     store.prune(keep=0)
     assert sorted(p.name for p in paths.bundles.iterdir()) == sorted(foreign)
 

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vmharness import sources
+from vmharness.accel import accelerated
+from vmharness.fetch import arrange, fetch, require
 from vmharness.kernels import (
     MATRIX,
     HarnessError,
@@ -229,3 +231,63 @@ def test_the_command_learns_which_kernel_it_runs_on(tmp_path: Path) -> None:
 def test_only_what_a_tmpfs_would_hide_is_kept_and_only_once() -> None:
     paths = [Path(p) for p in ("/tmp/a/b", "/tmp/a", "/usr", "/tmp", "/run/x", "/tmp/ab", "/tmp/a")]
     assert hidden(paths) == [Path("/run/x"), Path("/tmp/a"), Path("/tmp/ab")]
+
+
+@pytest.mark.parametrize(
+    ("image", "modules"),
+    [
+        ("boot/vmlinuz-6.1.0-1-amd64", "lib/modules/6.1.0-1-amd64"),
+        ("boot/vmlinuz-6.12.1-amd64", "usr/lib/modules/6.12.1-amd64"),
+        ("usr/lib/modules/7.2.1-amd64/vmlinuz", "usr/lib/modules/7.2.1-amd64"),
+    ],
+)
+def test_every_package_layout_ends_as_the_same_folder(
+    tmp_path: Path, image: str, modules: str
+) -> None:
+    unpacked = tmp_path / "unpacked"
+    (unpacked / modules).mkdir(parents=True)
+    (unpacked / image).parent.mkdir(parents=True, exist_ok=True)
+    (unpacked / image).write_bytes(b"image")
+    arrange(unpacked, tmp_path / "staged")
+    kernel = Installed(MATRIX["6.1"], tmp_path / "staged")
+    assert kernel.image.read_bytes() == b"image"
+    assert [folder.name for folder in kernel.modules.iterdir()] == [Path(modules).name]
+
+
+def test_packages_without_an_image_leave_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "unpacked" / "lib" / "modules" / "6.1.0").mkdir(parents=True)
+    with pytest.raises(HarnessError, match="no image"):
+        arrange(tmp_path / "unpacked", tmp_path / "staged")
+    assert not (tmp_path / "staged").exists()
+
+
+def test_a_kernel_in_the_cache_is_not_fetched_again(tmp_path: Path) -> None:
+    environment = {"AEGIS_CACHE": str(tmp_path), "PATH": str(tmp_path / "no-programs")}
+    image = tmp_path / "kernels" / "6.1" / "vmlinuz"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    fetch([MATRIX["6.1"]], environment, refresh=False)
+    assert require(MATRIX["6.1"], environment).image == image
+
+
+def test_a_missing_kernel_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        require(MATRIX["6.1"], {"AEGIS_CACHE": str(tmp_path)})
+    assert caught.value.hint == "scripts/fetch-kernels 6.1"
+
+
+def test_emulation_is_the_default_and_an_unknown_accelerator_an_error(tmp_path: Path) -> None:
+    kernel, job = cached(tmp_path), Job(("true",))
+    assert accelerated(job, kernel, {}) == job
+    with pytest.raises(HarnessError, match="xen"):
+        accelerated(job, kernel, {"AEGIS_VM_ACCEL": "xen"})
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_kvm_is_probed_once_a_boot(tmp_path: Path, works: bool) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    note = tmp_path / "kernels" / ".kvm-probe.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps({"boot": boot, "works": works}))
+    environment = {"AEGIS_VM_ACCEL": "kvm", "AEGIS_CACHE": str(tmp_path)}
+    assert accelerated(Job(("true",)), cached(tmp_path), environment).accelerate is works
