@@ -9,7 +9,6 @@ The links directory is published last: where it is, the load was complete.
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class Pins:
     def names(self, part: str) -> list[str]:
         """Return the sorted names pinned in a part; none where it does not exist."""
         try:
-            return sorted(os.listdir(self.path(part)))
+            return sorted(path.name for path in self.path(part).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
 

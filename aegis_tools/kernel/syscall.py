@@ -245,24 +245,8 @@ def open_task_iterator(program_fd: int, pid: int) -> int:
 def test_run(program_fd: int, context: bytes) -> tuple[int, bytes]:
     """Run a SEC("syscall") program on ``context``; return (its result, the context after)."""
     buffer = ctypes.create_string_buffer(context, len(context))
-    attr = ctypes.create_string_buffer(
-        struct.pack(
-            "IIIIQQIIIIQQ",
-            program_fd,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            len(context),
-            0,
-            _address(buffer),
-            0,
-        ),  # fmt: skip
-        80,
-    )
+    fields = (program_fd, 0, 0, 0, 0, 0, 0, 0, len(context), 0, _address(buffer), 0)
+    attr = ctypes.create_string_buffer(struct.pack("IIIIQQIIIIQQ", *fields), 80)
     bpf(PROG_TEST_RUN, attr)
     result: int = struct.unpack_from("I", attr, 4)[0]
     return result, buffer.raw
