@@ -19,9 +19,9 @@ CGROUP = "cgroup:"
 _SIGNAL_NAMES = {number: signal for signal, number in SIGNALS.items()}
 
 
-def manual_rule(kind: Kind, target: str, operations: Op, **more: object) -> Rule:
-    """Return a rule for something denied by hand; ``target`` is canonical."""
-    return Rule(f"{PREFIX}{kind.value}:{target}", kind, target, operations)._replace(**more)
+def manual_rule(kind: Kind, target: str, operations: Op) -> Rule:
+    """Return an enforcing rule for something denied by hand; ``target`` is canonical."""
+    return Rule(f"{PREFIX}{kind.value}:{target}", kind, target, operations)
 
 
 def to_record(rule: Rule, *, now_ns: int, uid: int) -> ManualRule:

@@ -83,9 +83,10 @@ class Rules:
         """Add an entry; on a key that is taken the stricter rule of each operation stays."""
         entries = self.maps[name]
         old = entries.get(key)
-        entries[key] = entry if old is None else self._stricter(name, old, entry)
+        entries[key] = entry if old is None else self.stricter(old, entry)
 
-    def _stricter(self, name: str, old: bytes, new: bytes) -> bytes:
+    def stricter(self, old: bytes, new: bytes) -> bytes:
+        """Merge two entries of one key: of each operation's two rules the stricter stays."""
         shape = NET_ENTRY if len(old) == NET_ENTRY.size else FILE_ENTRY
         if len(old) == 8:
             return new
@@ -333,7 +334,7 @@ def inherit_cidrs(rules: Rules) -> None:
                 mask = (1 << (size * 8)) - (1 << (size * 8 - outer))
                 wide = outer.to_bytes(4, "little") + (address & mask).to_bytes(size, "big")
                 if wide in entries:
-                    entries[key] = rules._stricter(name, entries[key], entries[wide])
+                    entries[key] = rules.stricter(entries[key], entries[wide])
 
 
 def describe_network(name: str, key: bytes) -> tuple[Kind, str]:
