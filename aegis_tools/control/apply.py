@@ -132,7 +132,8 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
     store.add(source.data, signed=record.signed)
     if source.accept is not None:
         store.save_serials(source.accept)
-    commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
+    if prepared.plan.changed:
+        commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
     try:
         store.set_current(record)
         remember(paths, action, record=record, counts=prepared.plan.counts())

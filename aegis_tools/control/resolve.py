@@ -41,7 +41,7 @@ class Rules:
 
     Attributes:
         maps: Entries by policy map name; every policy map is present.
-        ids: Rule id by uid, for every rule that has an entry.
+        ids: Rule id by uid, for every rule that did not expire.
         problems: Rules that match nothing now, or less than they say.
     """
 
@@ -156,8 +156,10 @@ def resolve(
     for rule in policy.rules:
         if rule.expires and rule.expires <= now:
             rules.problems.append(Problem(rule.line, "expired: left out", False, rule.id))
-        elif rule.kind is Kind.INODE:
-            _add_inode(rules, rule)
+            continue
+        uid = rules.add_rule(rule)
+        if rule.kind is Kind.INODE:
+            _add_inode(rules, rule, uid)
         elif rule.kind is Kind.PATH:
             paths.append(rule)
         elif rule.kind is Kind.DIRECTORY:
@@ -173,9 +175,8 @@ def resolve(
     return rules
 
 
-def _add_inode(rules: Rules, rule: Rule) -> None:
+def _add_inode(rules: Rules, rule: Rule, uid: int) -> None:
     dev, _, ino = rule.target.partition(":")
-    uid = rules.add_rule(rule)
     key = layout.INODE_KEY.pack(int(ino), int(dev), 0)
     rules.add("deny_inode_map", key, file_entry(uid, rule.operations))
 
@@ -225,8 +226,7 @@ def _add_directory_of_names(rules: Rules, parent: InodeId) -> None:
 def _add_name(rules: Rules, rule: Rule, parent: InodeId, name: str) -> None:
     raw = name.encode("utf-8", "surrogateescape")
     key = layout.NAME_KEY.pack(parent.ino, parent.dev, len(raw), raw)
-    uid = rules.add_rule(rule)
-    rules.add("deny_path_map", key, file_entry(uid, rule.operations))
+    rules.add("deny_path_map", key, file_entry(uid_of(rule.id), rule.operations))
 
 
 def _add_found(rules: Rules, rule: Rule, inode: InodeId) -> None:
@@ -259,9 +259,8 @@ def _add_directories(rules: Rules, directories: list[Rule], identify: Identify) 
             message = f"{rule.target} is no directory: the rule matches nothing until it is"
             rules.problems.append(Problem(rule.line, f"{message} applied again", False, rule.id))
             continue
-        uid = rules.add_rule(rule)
         depth = rule.depth or MAX_DEPTH
-        entry = file_entry(uid, rule.operations, inode.generation, depth)
+        entry = file_entry(uid_of(rule.id), rule.operations, inode.generation, depth)
         rules.add("deny_dir_map", inode.key, entry)
 
 
@@ -269,8 +268,7 @@ def _add_audit_paths(rules: Rules, paths: list[Rule]) -> None:
     for rule in paths:
         raw = rule.target.encode("utf-8", "surrogateescape")
         if len(raw) < layout.NAME_MAX:
-            uid = rules.add_rule(rule)
-            entry = file_entry(uid, rule.operations)
+            entry = file_entry(uid_of(rule.id), rule.operations)
             rules.add("audit_path_map", layout.PATH_KEY.pack(raw), entry)
 
 
