@@ -7,6 +7,7 @@ because a cold start is most of what a command costs; see docs/adr/0004-argparse
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import signal
@@ -142,6 +143,8 @@ def run(argv: Sequence[str]) -> int:
         if rest[0] not in COMMANDS:
             raise unknown(rest[0])
         arguments = parser_of(rest[0]).parse_args(rest[1:])
+        if rest[0] != "run":
+            gc.disable()  # short-lived: what a large policy allocates lives until the exit anyway
         return int(arguments.run(app, arguments))
     except AegisError as error:
         return app.fail(error)

@@ -28,7 +28,7 @@ from aegis_tools.control.source import Source, read_source
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare
 from aegis_tools.errors import AegisError, DriftError
-from aegis_tools.kernel.layout import Config, uid_of
+from aegis_tools.kernel.layout import Config, uid_key
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.convert import convert
 from aegis_tools.policy.model import Mode, Policy
@@ -193,7 +193,7 @@ def live_policy(app: App) -> Policy:
         info, records = live.info(), live.manual_rules()
         found = live.entries("rules")
     policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
-    kept = [r for r in policy.rules if uid_of(r.id).to_bytes(8, "little") in found]
+    kept = [r for r in policy.rules if uid_key(r.id) in found]
     by_hand = [rule for rule in map(manual.to_rule, records.values()) if rule is not None]
     cgroups = [*policy.allow_cgroups, *manual.cgroups_of(records.values())]
     return Policy((*kept, *by_hand), tuple(dict.fromkeys(cgroups)), policy.version)

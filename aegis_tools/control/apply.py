@@ -28,7 +28,7 @@ from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import AegisError, PolicyError, StateError
 from aegis_tools.kernel.cgroups import cgroup_ids
 from aegis_tools.kernel.inode_keys import Identifier
-from aegis_tools.kernel.layout import ManualRule, uid_of
+from aegis_tools.kernel.layout import ManualRule, uid_key, uid_of
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Policy
 
@@ -83,8 +83,7 @@ def resolve_all(
             whole, identifier, cgroup_ids(texts), now=now, fallback=live.pins.is_fallback()
         )
     for record in records.values():
-        uid = uid_of(manual.id_of(record)).to_bytes(8, "little")
-        rules.maps["manual_rules"][uid] = record.pack()
+        rules.maps["manual_rules"][uid_key(manual.id_of(record))] = record.pack()
     return rules
 
 

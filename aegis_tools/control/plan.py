@@ -140,7 +140,7 @@ def make_plan(
     for uid, attributes in new.items():
         was = old.get(uid)
         if was != attributes:
-            rule = rules.ids[int.from_bytes(uid, "little")]
+            rule = rules.names[uid]
             sign, what = ("+", "") if was is None else ("~", _describe(was, attributes))
             changes.append(Change(sign, rule, what))
     return Plan(

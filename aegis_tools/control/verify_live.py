@@ -90,7 +90,7 @@ def _removed(live: Live, store: Store) -> tuple[tuple[str, ...], str]:
         return (), f"the stored policy could not be read: {error.message}"
     found = live.entries("rules")
     wanted = resolve_all(live, policy, {}, now=time.time())
-    gone = [rule for uid, rule in wanted.ids.items() if uid.to_bytes(8, "little") not in found]
+    gone = [rule for uid, rule in wanted.names.items() if uid not in found]
     return tuple(sorted(gone)), ""
 
 
