@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from aegis_tools.cli.output import App
+from aegis_tools.control import survival
+from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import read_features
@@ -85,6 +87,8 @@ def load(app: App, arguments: argparse.Namespace) -> int:
             size_options(arguments),
             require_lsm=arguments.require_lsm,
         )
+        with Live(pins) as live:
+            survival.refresh(live)
     state = "audit-fallback" if loaded.fallback else "attached"
     text = "already loaded" if not loaded.fresh else "loaded"
     if loaded.fallback:

@@ -31,6 +31,7 @@ COMMANDS = {
     "block": ("block", "deny files by hand: add, del, list, clear, clear-stale"),
     "allow": ("allow", "exempt a cgroup from every rule"),
     "network": ("network", "deny addresses and ports by hand"),
+    "survival": ("survival", "files that no rule ever refuses"),
     "mode": ("mode", "switch between audit and enforce, live"),
     "config": ("config", "get or set a live setting"),
     "run": ("run", "stream events as NDJSON in the foreground"),

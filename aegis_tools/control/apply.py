@@ -29,6 +29,7 @@ from aegis_tools.errors import AegisError, PolicyError, StateError
 from aegis_tools.kernel.cgroups import cgroup_ids
 from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import ManualRule, uid_key, uid_of
+from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Policy
 
@@ -80,7 +81,12 @@ def resolve_all(
     whole = Policy((*policy.rules, *by_hand), texts, policy.version)
     with Identifier(live.pins) as identifier:
         rules = resolve(
-            whole, identifier, cgroup_ids(texts), now=now, fallback=live.pins.is_fallback()
+            whole,
+            identifier,
+            cgroup_ids(texts),
+            now=now,
+            fallback=live.pins.is_fallback(),
+            ambiguous=ambiguous_devices(read_mounts()),
         )
     for record in records.values():
         rules.maps["manual_rules"][uid_key(manual.id_of(record))] = record.pack()

@@ -9,7 +9,7 @@ import posixpath
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +44,7 @@ class Rules:
         maps: Entries by policy map name; every policy map is present.
         names: Rule id by the uid's bytes, for every rule that did not expire.
         problems: Rules that match nothing now, or less than they say.
+        ambiguous: Devices whose inode numbers do not identify a file.
     """
 
     maps: dict[str, Entries] = field(
@@ -51,6 +52,7 @@ class Rules:
     )
     names: dict[bytes, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    ambiguous: frozenset[int] = frozenset()
 
     @property
     def kinds(self) -> int:
@@ -139,6 +141,7 @@ def resolve(
     *,
     now: float,
     fallback: bool = False,
+    ambiguous: Collection[int] = (),
 ) -> Rules:
     """Compile a policy.
 
@@ -148,6 +151,8 @@ def resolve(
         cgroups: cgroup id by the text of ``policy.allow_cgroups``; absent ones do not exist.
         now: Unix seconds; rules that expired before are left out.
         fallback: Also fill the map that the audit fallback compares paths with.
+        ambiguous: Devices (s_dev) on which an inode number does not tell one file from
+            another: there a rule holds by name only.
 
     Returns:
         The maps. Rules that match nothing now are in ``problems`` as warnings.
@@ -167,6 +172,7 @@ def resolve(
         else:
             add_network(rules, uid, rule)
     _add_inodes(rules, files[Kind.INODE])
+    rules.ambiguous = frozenset(ambiguous)
     _add_paths(rules, files[Kind.PATH], identify)
     _add_directories(rules, files[Kind.DIRECTORY], identify)
     if fallback:
@@ -226,6 +232,10 @@ def _add_name(rules: Rules, item: Named, parent: InodeId, name: str) -> None:
 
 
 def _add_found(rules: Rules, item: Named, inode: InodeId) -> None:
+    if inode.dev in rules.ambiguous and not inode.is_dir:
+        message = "inode numbers are not unique on this overlay: the rule holds by name only"
+        rules.problems.append(Problem(item[1].line, message, False, item[1].id))
+        return
     entry = file_entry(item[0], int(item[1].operations), inode.generation)
     rules.add("deny_inode_map", inode.key, entry)
 
