@@ -5,7 +5,6 @@ Its major:minor is the kernel's s_dev, which stat(2)'s st_dev is not everywhere.
 
 from __future__ import annotations
 
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
