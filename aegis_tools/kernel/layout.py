@@ -129,9 +129,14 @@ SPECS = {spec.name: spec for spec in POLICY_MAPS}
 GLOBAL_MAPS = ("config", "slot_info", "survival_allowlist", "rule_hits", "block_stats", "events")
 
 
+def uid_key(rule_id: str) -> bytes:
+    """Return the 8 bytes by which the kernel knows a rule: BLAKE2b of its id."""
+    return blake2b(rule_id.encode(), digest_size=8).digest()
+
+
 def uid_of(rule_id: str) -> int:
-    """Return the number by which the kernel knows a rule: 8 bytes of BLAKE2b of its id."""
-    return int.from_bytes(blake2b(rule_id.encode(), digest_size=8).digest(), "little")
+    """Return the same as the number that map entries hold (little-endian)."""
+    return int.from_bytes(uid_key(rule_id), "little")
 
 
 class SlotInfo(NamedTuple):

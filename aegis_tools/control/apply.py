@@ -1,0 +1,206 @@
+"""Apply a policy: read it, resolve it, plan, commit, remember.
+
+Order of the effects, and what a death after each leaves:
+  bundle stored      the old policy; one more file that a later apply prunes
+  serials saved      the old policy; the same bundle is accepted again
+  slot flipped       the new policy, live; after a reboot the old one, until applied again
+  current recorded   the new policy, live and at boot
+  history written    all of it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from aegis_tools.control import manual
+from aegis_tools.control.commit import check_capacity, commit
+from aegis_tools.control.history import Entry, History
+from aegis_tools.control.keystore import KeyStore
+from aegis_tools.control.live import Live
+from aegis_tools.control.plan import Plan, make_plan
+from aegis_tools.control.resolve import Rules, resolve
+from aegis_tools.control.source import Source, read_stored
+from aegis_tools.control.store import Record, Store
+from aegis_tools.errors import AegisError, PolicyError, StateError
+from aegis_tools.kernel.cgroups import cgroup_ids
+from aegis_tools.kernel.inode_keys import Identifier
+from aegis_tools.kernel.layout import ManualRule, uid_key, uid_of
+from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
+from aegis_tools.paths import Paths
+from aegis_tools.policy.model import Policy
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan and what it needs to be carried out."""
+
+    source: Source
+    rules: Rules
+    plan: Plan
+
+
+def prepare(
+    live: Live, source: Source, store: Store, *, now: float, drop_manual: bool = False
+) -> Prepared:
+    """Resolve a policy against this host and compare it with what is live.
+
+    Args:
+        live: The loaded maps.
+        source: The policy.
+        store: Where the live policy is kept.
+        now: Unix seconds.
+        drop_manual: Leave rules made by hand behind instead of carrying them over.
+
+    Raises:
+        PolicyError: It does not fit the maps.
+    """
+    records = {} if drop_manual else live.manual_rules()
+    rules = resolve_all(live, source.policy, records, now=now)
+    check_capacity(live, rules)
+    plan = make_plan(
+        live,
+        rules,
+        name_of=lambda uids: names_of(live, store, uids),
+        kept=[manual.id_of(record) for record in records.values()],
+        problems=source.problems,
+        after=source.record.digest,
+    )
+    return Prepared(source, rules, plan)
+
+
+def resolve_all(
+    live: Live, policy: Policy, records: Mapping[int, ManualRule], *, now: float
+) -> Rules:
+    """Resolve a policy together with rules made by hand, and keep their records."""
+    by_hand = [rule for rule in map(manual.to_rule, records.values()) if rule is not None]
+    texts = (*policy.allow_cgroups, *manual.cgroups_of(records.values()))
+    whole = Policy((*policy.rules, *by_hand), texts, policy.version)
+    with Identifier(live.pins) as identifier:
+        rules = resolve(
+            whole,
+            identifier,
+            cgroup_ids(texts),
+            now=now,
+            fallback=live.pins.is_fallback(),
+            ambiguous=ambiguous_devices(read_mounts()),
+        )
+    for record in records.values():
+        rules.maps["manual_rules"][uid_key(manual.id_of(record))] = record.pack()
+    return rules
+
+
+def names_of(live: Live, store: Store, uids: Iterable[int]) -> dict[int, str]:
+    """Return the ids of live rules by uid, as far as stored policies and records tell."""
+    names = {uid: manual.id_of(record) for uid, record in live.manual_rules().items()}
+    digest = live.info().bundle
+    if any(digest) and not set(uids) <= set(names):
+        with contextlib.suppress(AegisError):
+            names.update((uid_of(rule.id), rule.id) for rule in stored_policy(store, digest).rules)
+    return names
+
+
+def stored_policy(store: Store, digest: bytes) -> Policy:
+    """Return the parsed policy that is stored under a digest.
+
+    Raises:
+        StateError, PolicyError, TrustError: It is not there, damaged, or not to be read.
+    """
+    from aegis_tools.policy import bundle as bundles
+    from aegis_tools.policy import dsse
+    from aegis_tools.policy.load import require_policy
+
+    stored = store.load(digest.hex())
+    if not stored.signed:
+        record = next((r for r in store.records() if r and r.digest == stored.digest), None)
+        return require_policy(stored.data, record.name if record else "")[0]
+    bundle = bundles.read_bundle(dsse.Envelope.from_bytes(stored.data))
+    return require_policy(bundle.policy.encode(), bundle.policy_name)[0]
+
+
+def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> Record:
+    """Do what was planned. The caller holds the lock.
+
+    Returns:
+        What is current now.
+
+    Raises:
+        PolicyError, KernelError: The old policy is still live.
+        StateError: Something could not be written; the message says what is live.
+    """
+    source, store = prepared.source, Store(paths)
+    store.prepare()
+    record = replace(source.record, applied=int(time.time()))
+    store.add(source.data, signed=record.signed)
+    if source.accept is not None:
+        store.save_serials(source.accept)
+    if prepared.plan.changed:
+        commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
+    try:
+        store.set_current(record)
+        remember(paths, action, record=record, counts=prepared.plan.counts())
+        store.prune(live=[record.digest])
+    except StateError as error:
+        raise StateError(
+            "the policy is live, but could not be recorded: a reboot would bring the old one",
+            hint="free space or make the state folder writable, then apply it again",
+            detail=f"{error.message} {error.detail}",
+        ) from error
+    return record
+
+
+def remember(
+    paths: Paths,
+    action: str,
+    *,
+    record: Record | None = None,
+    counts: Mapping[str, int] | None = None,
+    note: str = "",
+    result: str = "ok",
+) -> None:
+    """Add a line to the history. The caller holds the lock."""
+    Store(paths).prepare()
+    History(paths.history).append(
+        Entry(
+            time=int(time.time()),
+            action=action,
+            result=result,
+            uid=os.getuid(),
+            sudo_user=os.environ.get("SUDO_USER", ""),
+            digest=record.digest if record else "",
+            serial=record.serial if record else 0,
+            signers=record.signers if record else (),
+            counts=counts or {},
+            note=note,
+        )
+    )
+
+
+def check_strict(prepared: Prepared) -> None:
+    """Raise PolicyError where any rule matches nothing, for ``--strict``."""
+    if prepared.plan.problems:
+        first = prepared.plan.problems[0]
+        raise PolicyError(
+            f"--strict: {len(prepared.plan.problems)} warnings, the first: {first.message}",
+            hint="see them all: aegisbpf policy plan FILE",
+            data={"problems": [problem._asdict() for problem in prepared.plan.problems]},
+        )
+
+
+def previous_source(paths: Paths) -> Source:
+    """Return the policy that was current before the present one.
+
+    Raises:
+        StateError: There is none.
+    """
+    store = Store(paths)
+    _, previous = store.records()
+    if previous is None:
+        raise StateError(
+            "there is no previous policy to roll back to",
+            hint="apply a policy file: aegisbpf policy apply FILE",
+        )
+    return read_stored(store.load(previous.digest), previous, KeyStore(paths), store)

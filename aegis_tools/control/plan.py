@@ -1,0 +1,181 @@
+"""A plan: what a change would do to the live policy, in rules rather than bytes.
+
+The same object is what ``--dry-run`` prints, what Ansible shows as a diff and what the
+history keeps. Making one changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aegis_tools.control.live import Live, content_digest, live_digest
+from aegis_tools.control.resolve import Rules
+from aegis_tools.kernel.layout import POLICY_MAPS, RULE_ATTR
+from aegis_tools.policy.model import Problem
+
+_SIGNALS = {0: "none", 2: "int", 9: "kill", 15: "term"}
+
+
+class Change(NamedTuple):
+    """One difference between the live policy and the new one.
+
+    Attributes:
+        sign: ``+`` added, ``-`` removed, ``~`` changed.
+        rule: The rule's id.
+        what: What changes, for a person; empty for an addition or removal.
+    """
+
+    sign: str
+    rule: str
+    what: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an apply would do.
+
+    Attributes:
+        changes: Rules added, removed and changed, by id.
+        kept: Ids of rules made by hand that are carried over.
+        refreshed: Map entries that differ though their rules do not (files that were
+            replaced since, for one).
+        problems: Rules that match nothing now, and what lint found.
+        entries: Entries by map: (live, new).
+        before: Digest of the live bundle, hex; empty for none.
+        after: Digest of the new one.
+    """
+
+    changes: tuple[Change, ...]
+    kept: tuple[str, ...]
+    refreshed: int
+    problems: tuple[Problem, ...]
+    entries: Mapping[str, tuple[int, int]]
+    before: str
+    after: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether the kernel would be told anything new."""
+        return bool(self.changes or self.refreshed or self.before != self.after)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rules are added, removed and changed."""
+        signs = [change.sign for change in self.changes]
+        return {
+            "added": signs.count("+"),
+            "removed": signs.count("-"),
+            "changed": signs.count("~"),
+            "refreshed": self.refreshed,
+            "kept_manual": len(self.kept),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as ``--json`` prints it."""
+        return {
+            "changed": self.changed,
+            "before": self.before,
+            "after": self.after,
+            **self.counts(),
+            "changes": [change._asdict() for change in self.changes],
+            "kept": list(self.kept),
+            "entries": {name: {"live": a, "new": b} for name, (a, b) in self.entries.items()},
+            "problems": [problem._asdict() for problem in self.problems],
+        }
+
+    def as_text(self, limit: int = 50) -> str:
+        """Return the plan for a person; at most ``limit`` changes are listed one by one."""
+        lines = [f"{c.sign} {c.rule}{f'  ({c.what})' if c.what else ''}" for c in self.changes]
+        more = len(lines) - limit
+        if more > 0:
+            lines[limit:] = [f"… and {more} more changes"]
+        lines += [f"= {rule}  (made by hand, kept)" for rule in self.kept]
+        lines += [_problem_line(problem) for problem in self.problems[:limit]]
+        if len(self.problems) > limit:
+            lines.append(f"! … and {len(self.problems) - limit} more warnings")
+        return "\n".join([*lines, self.summary()])
+
+    def summary(self) -> str:
+        """Return the plan in one line."""
+        if not self.changed:
+            return "no change: the live policy is already this one"
+        counts = self.counts()
+        text = ", ".join(f"{counts[name]} {name}" for name in ("added", "removed", "changed"))
+        if self.refreshed:
+            text += f", {self.refreshed} map entries refreshed"
+        return text
+
+
+def _problem_line(problem: Problem) -> str:
+    where = f" line {problem.line}" if problem.line else ""
+    rule = f" {problem.rule}:" if problem.rule else ""
+    return f"!{where}{rule} {problem.message}"
+
+
+def make_plan(
+    live: Live,
+    rules: Rules,
+    *,
+    name_of: Callable[[Iterable[int]], Mapping[int, str]],
+    kept: Iterable[str] = (),
+    problems: Iterable[Problem] = (),
+    after: str = "",
+) -> Plan:
+    """Compare the live maps with what they are to hold.
+
+    Args:
+        live: The loaded maps.
+        rules: What the new slot is to hold.
+        name_of: Rule ids by uid, for live rules that the new policy does not have.
+        kept: Ids of manual rules that are carried over.
+        problems: Findings to show with the plan.
+        after: Hex digest of the new bundle.
+    """
+    info = live.info()
+    old, new = live.entries("rules"), rules.maps["rules"]
+    gone = [int.from_bytes(uid, "little") for uid in old if uid not in new]
+    names = name_of(gone) if gone else {}
+    changes = [Change("-", names.get(uid, f"unknown:{uid:016x}")) for uid in gone]
+    for uid, attributes in new.items():
+        was = old.get(uid)
+        if was != attributes:
+            rule = rules.names[uid]
+            sign, what = ("+", "") if was is None else ("~", _describe(was, attributes))
+            changes.append(Change(sign, rule, what))
+    return Plan(
+        changes=tuple(sorted(changes, key=lambda change: (change.rule, change.sign))),
+        kept=tuple(sorted(kept)),
+        refreshed=0 if changes else _differing(live, rules),
+        problems=(*problems, *rules.problems),
+        entries={
+            spec.name: (info.count(spec.name), len(rules.maps[spec.name]))
+            for spec in POLICY_MAPS
+            if info.count(spec.name) or rules.maps[spec.name]
+        },
+        before=info.bundle.hex() if any(info.bundle) else "",
+        after=after,
+    )
+
+
+def _differing(live: Live, rules: Rules) -> int:
+    if live.info().content == content_digest(rules.maps) == live_digest(live):
+        return 0
+    entries = live.all_entries()
+    return sum(
+        len(entries[spec.name].items() ^ rules.maps[spec.name].items()) for spec in POLICY_MAPS
+    )
+
+
+def _describe(was: bytes, now: bytes) -> str:
+    (old_mode, old_signal), (mode, signal) = RULE_ATTR.unpack(was), RULE_ATTR.unpack(now)
+    parts = []
+    if old_mode != mode:
+        parts.append(f"{_mode(old_mode)} → {_mode(mode)}")
+    if old_signal != signal:
+        parts.append(f"signal {_SIGNALS.get(old_signal)} → {_SIGNALS.get(signal)}")
+    return ", ".join(parts)
+
+
+def _mode(enforce: int) -> str:
+    return "enforce" if enforce else "audit"

@@ -1,0 +1,119 @@
+"""A policy file or bundle, read, verified and parsed: everything an apply needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aegis_tools.control import files
+from aegis_tools.control.keystore import KeyStore
+from aegis_tools.control.store import Record, Store, Stored
+from aegis_tools.errors import TrustError
+from aegis_tools.policy.load import require_policy
+from aegis_tools.policy.model import Policy, Problem
+
+if TYPE_CHECKING:
+    from aegis_tools.policy.bundle import Bundle
+    from aegis_tools.policy.trust import TrustState
+
+
+class UnsignedError(TrustError):
+    """This host takes signed policies only."""
+
+    code = "unsigned"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A policy that may be applied here.
+
+    Attributes:
+        policy: Parsed.
+        problems: Warnings of the parser and of verification.
+        data: The file's bytes: an envelope if signed, else the text.
+        record: How the store knows it; ``applied`` is not set yet.
+        accept: The serials to remember once it is accepted; None for an unsigned policy.
+        text: The policy's text.
+    """
+
+    policy: Policy
+    problems: tuple[Problem, ...]
+    data: bytes
+    record: Record
+    accept: TrustState | None
+    text: str
+
+
+def is_bundle(data: bytes) -> bool:
+    """Return whether bytes are meant as a signed bundle rather than as a policy."""
+    return data[:4096].lstrip().startswith(b"{") and b'"payloadType"' in data
+
+
+def read_source(
+    path: Path, keystore: KeyStore, store: Store, *, now: int, allow_unsigned: bool = False
+) -> Source:
+    """Read, verify and parse the file at ``path``.
+
+    Raises:
+        PolicyError: The file or its policy cannot be used.
+        TrustError: It is not acceptable on this host, each reason its own class.
+    """
+    data = files.read_policy_file(path)
+    if is_bundle(data):
+        return _signed(data, keystore, store, now)
+    if not allow_unsigned and (keystore.config().require_signature or keystore.trusted()):
+        raise UnsignedError(
+            "this host trusts signing keys, so it takes signed policies only",
+            hint="sign it (aegisbpf policy sign), or use --allow-unsigned, which is recorded",
+        )
+    return _plain(data, path.name)
+
+
+def _signed(data: bytes, keystore: KeyStore, store: Store, now: int) -> Source:
+    from aegis_tools.policy import bundle as bundles
+    from aegis_tools.policy import trust
+
+    config = keystore.config()
+    bundle, signers = bundles.open_bundle(data, keystore.trusted(), config.threshold)
+    state = store.serials()
+    accept = trust.check(bundle, now=now, group=config.group, state=state)
+    policy, problems = require_policy(bundle.policy.encode(), bundle.policy_name)
+    notes = [Problem(0, text, False) for text in trust.warnings(bundle, now=now, state=state)]
+    record = _record(bundle, signers)
+    return Source(policy, (*notes, *problems), data, record, accept, bundle.policy)
+
+
+def _record(bundle: Bundle, signers: tuple[str, ...]) -> Record:
+    return Record(bundle.digest, bundle.policy_name, True, 0, bundle.serial, bundle.group, signers)
+
+
+def _plain(data: bytes, name: str) -> Source:
+    from aegis_tools.policy.bundle import digest_of
+
+    policy, problems = require_policy(data, name)
+    record = Record(digest_of(data), name, False, 0)
+    return Source(policy, tuple(problems), data, record, None, data.decode())
+
+
+def read_stored(stored: Stored, record: Record, keystore: KeyStore, store: Store) -> Source:
+    """Read a policy of this host's own store again, for a rollback, a boot or a comparison.
+
+    A signed one must have been accepted here before; its validity period and the keys that
+    are trusted now do not matter, because losing the policy would be worse.
+
+    Raises:
+        TrustError: It was never accepted here.
+        PolicyError: It cannot be parsed (by this version).
+    """
+    if not stored.signed:
+        return _plain(stored.data, record.name)
+    from aegis_tools.policy import bundle as bundles
+    from aegis_tools.policy import dsse, trust
+
+    bundle = bundles.read_bundle(dsse.Envelope.from_bytes(stored.data))
+    trust.recheck(bundle, group=keystore.config().group, state=store.serials())
+    policy, problems = require_policy(bundle.policy.encode(), bundle.policy_name)
+    return Source(
+        policy, tuple(problems), stored.data, _record(bundle, record.signers), None, bundle.policy
+    )
