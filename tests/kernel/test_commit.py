@@ -42,14 +42,15 @@ def policy(seed: int, count: int = 60) -> Rules:
         inode = Rule(f"i{base}", Kind.INODE, f"8:{base}", Op.READ)
         uid = rules.add_rule(inode)
         key = base.to_bytes(8, "little") + (8).to_bytes(4, "little") + bytes(4)
-        rules.add("deny_inode_map", key, uid.to_bytes(8, "little") + bytes(32))
+        rules.add("deny_inode_map", key, uid + bytes(32))
         for kind, target in (
             (Kind.IP, f"10.{seed}.0.{number}"),
             (Kind.CIDR, f"172.{seed}.{number}.0/24"),
             (Kind.CIDR, f"2001:db8:{seed}:{number}::/64"),
             (Kind.PORT, f"{base}:tcp"),
         ):
-            add_network(rules, Rule(f"{kind.value}{base}{target}", kind, target, Op.EGRESS))
+            rule = Rule(f"{kind.value}{base}{target}", kind, target, Op.EGRESS)
+            add_network(rules, rules.add_rule(rule), rule)
     rules.maps["allow_cgroup_map"][seed.to_bytes(8, "little")] = (1).to_bytes(8, "little")
     return rules
 

@@ -23,7 +23,7 @@ from aegis_tools.control.resolve import (
 from aegis_tools.errors import PolicyError
 from aegis_tools.kernel import layout
 from aegis_tools.kernel.inode_keys import Identifier, InodeId
-from aegis_tools.kernel.layout import FILE_ENTRY, NET_ENTRY, uid_of
+from aegis_tools.kernel.layout import FILE_ENTRY, NET_ENTRY, uid_key, uid_of
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.model import MAX_DEPTH, Kind, Mode, Op, Policy, Rule, Signal
 
@@ -174,7 +174,7 @@ def test_mode_and_signal_travel_with_the_rule() -> None:
 
 def test_rules_the_kernel_cannot_tell_apart_are_refused() -> None:
     rules = Rules()
-    rules.ids[uid_of("a")] = "another with the same number"
+    rules.names[uid_key("a")] = "another with the same number"
     with pytest.raises(PolicyError, match="cannot be told apart"):
         rules.add_rule(path_rule("/etc/shadow", id="a"))
 
@@ -191,6 +191,13 @@ def test_the_fallback_gets_paths_as_text() -> None:
     [key] = rules.maps["audit_path_map"]
     assert key.rstrip(b"\0") == b"/etc/shadow"
     assert compiled(path_rule("/etc/shadow")).maps["audit_path_map"] == {}
+
+
+def test_where_inode_numbers_are_not_unique_a_rule_holds_by_name_only() -> None:
+    rules = compiled(path_rule("/etc/shadow"), ambiguous={SHADOW.dev})
+    assert rules.maps["deny_inode_map"] == {}
+    assert name_key(ETC, b"shadow") in rules.maps["deny_path_map"]
+    assert "by name only" in rules.problems[0].message
 
 
 NETWORKS = [
@@ -221,7 +228,7 @@ def test_a_network_rule_holds_its_directions(
 ) -> None:
     rules = compiled(Rule("n", kind, target, operations))
     [entry] = rules.maps[name].values()
-    assert entry == net_entry(uid_of("n"), operations)
+    assert entry == net_entry(uid_key("n"), operations)
     assert rules.kinds == layout.SPECS[name].kind
 
 
@@ -343,4 +350,4 @@ def test_a_link_also_denies_what_it_leads_to(identifier: Identifier, tmp_path: P
 
 
 def test_an_entry_without_operations_denies_nothing() -> None:
-    assert not any(FILE_ENTRY.unpack(file_entry(5, Op(0)))[:4])
+    assert not any(FILE_ENTRY.unpack(file_entry(uid_key("n"), Op(0)))[:4])
