@@ -197,6 +197,11 @@ def content_digest(maps: Mapping[str, Entries]) -> bytes:
     return digest.digest()
 
 
+def committed_digest(info: SlotInfo) -> bytes:
+    """Return the digest that the slot's maps had when committed; before any commit, of none."""
+    return info.content if any(info.content) else content_digest({})
+
+
 def live_digest(live: Live) -> bytes:
     """Return the digest of what is live, without manual rules added since the commit."""
     maps = live.all_entries()

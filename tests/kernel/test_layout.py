@@ -200,7 +200,9 @@ def test_an_enum_has_the_numbers_of_the_header(
 
 
 def test_operations_are_the_bits_of_the_header(abi: Btf) -> None:
-    theirs = {name.removeprefix("AEGIS_OP_"): 1 << bit for name, bit in abi.enum("aegis_op").items()}
+    theirs = {
+        name.removeprefix("AEGIS_OP_"): 1 << bit for name, bit in abi.enum("aegis_op").items()
+    }
     assert theirs == {op.name: op.value for op in Op}
 
 
