@@ -100,7 +100,8 @@ static __always_inline struct file_entry *entry_of(void *outer, const struct slo
 
 	key_of(&key, inode);
 	e = slot_lookup(outer, s, &key);
-	if (e && e->generation && e->generation != BPF_CORE_READ(inode, i_generation))
+	if (e && !(e->flags & AEGIS_ANY_GENERATION) &&
+	    e->generation != BPF_CORE_READ(inode, i_generation))
 		return 0;
 	return e;
 }
