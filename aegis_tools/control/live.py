@@ -9,6 +9,7 @@ from aegis_tools.errors import DriftError, NotLoadedError
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.layout import (
     CONFIG_VALUE,
+    DIR_HAS_NAMES,
     FILE_ENTRY,
     GLOBAL_MAPS,
     NET_ENTRY,
@@ -171,7 +172,7 @@ def without(entry: bytes, uids: set[int]) -> bytes | None:
     *rules, generation, depth, flags = FILE_ENTRY.unpack(entry)
     left = [0 if uid in uids else uid for uid in rules]
     if not any(left):
-        return FILE_ENTRY.pack(*left, generation, 0, flags) if flags else None
+        return FILE_ENTRY.pack(*left, generation, 0, flags) if flags & DIR_HAS_NAMES else None
     return FILE_ENTRY.pack(*left, generation, depth, flags)
 
 
