@@ -15,6 +15,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define EPERM 1
 #define PROT_EXEC 4
+#define SOCK_STREAM 1
 #define MSG_FASTOPEN 0x20000000
 
 static __noinline int finish_file(struct slot *s, struct match *m, struct dentry *dentry,
@@ -44,22 +45,22 @@ static __noinline int finish_net(struct slot *s, struct match *m, struct peer *p
 	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
 }
 
-/* The whole of a file hook but its arguments; moved: see match_file(). */
+/* The whole of a file hook but its arguments; move: see match_file(). */
 static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u32 ops,
-				      int moved, __u8 hook)
+				 int move, __u8 hook)
 {
 	struct match m = {};
 	struct slot s = {};
 
 	if (!slot_of(&s, AEGIS_KINDS_FILE))
 		return 0;
-	match_file(&m, &s, dentry, inode, ops, moved);
+	match_file(&m, &s, dentry, inode, ops, move);
 	return m.uid ? finish_file(&s, &m, dentry, inode, hook) : 0;
 }
 
-static __always_inline int check_dentry(struct dentry *dentry, __u32 ops, int moved, __u8 hook)
+static __always_inline int check_dentry(struct dentry *dentry, __u32 ops, int move, __u8 hook)
 {
-	return check_file(dentry, BPF_CORE_READ(dentry, d_inode), ops, moved, hook);
+	return check_file(dentry, BPF_CORE_READ(dentry, d_inode), ops, move, hook);
 }
 
 SEC("lsm/file_open")
@@ -157,9 +158,11 @@ SEC("lsm/inode_rename")
 int BPF_PROG(aegis_inode_rename, struct inode *old_dir, struct dentry *old_dentry,
 	     struct inode *new_dir, struct dentry *new_dentry, int ret)
 {
+	int move = old_dir == new_dir ? AEGIS_LEAVES_NAME : AEGIS_LEAVES_DIR;
+
 	if (ret)
 		return ret;
-	ret = check_dentry(old_dentry, OP(MODIFY), 1, AEGIS_HOOK_RENAME);
+	ret = check_dentry(old_dentry, OP(MODIFY), move, AEGIS_HOOK_RENAME);
 	return ret ? ret : check_dentry(new_dentry, OP(MODIFY), 0, AEGIS_HOOK_RENAME);
 }
 
@@ -167,9 +170,12 @@ SEC("lsm/inode_link")
 int BPF_PROG(aegis_inode_link, struct dentry *old_dentry, struct inode *dir,
 	     struct dentry *new_dentry, int ret)
 {
+	struct inode *old_dir = BPF_CORE_READ(old_dentry, d_parent, d_inode);
+	int move = old_dir == dir ? AEGIS_LEAVES_NAME : AEGIS_LEAVES_DIR;
+
 	if (ret)
 		return ret;
-	ret = check_dentry(old_dentry, OP(MODIFY), 1, AEGIS_HOOK_LINK);
+	ret = check_dentry(old_dentry, OP(MODIFY), move, AEGIS_HOOK_LINK);
 	return ret ? ret : check_dentry(new_dentry, OP(MODIFY), 0, AEGIS_HOOK_LINK);
 }
 
@@ -250,8 +256,9 @@ int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int 
 		return ret;
 	if (!name)
 		return 0;
+	/* A raw socket of protocol TCP does go where the name says. */
 	protocol = BPF_CORE_READ(sock, sk, sk_protocol);
-	if (protocol_of(protocol) == PROTO_TCP &&
+	if (protocol_of(protocol) == PROTO_TCP && BPF_CORE_READ(sock, sk, sk_type) == SOCK_STREAM &&
 	    !(BPF_CORE_READ(msg, msg_flags) & MSG_FASTOPEN))
 		return 0;
 	return check_net(sock, name, AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);

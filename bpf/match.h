@@ -100,7 +100,8 @@ static __always_inline struct file_entry *entry_of(void *outer, const struct slo
 
 	key_of(&key, inode);
 	e = slot_lookup(outer, s, &key);
-	if (e && e->generation && e->generation != BPF_CORE_READ(inode, i_generation))
+	if (e && !(e->flags & AEGIS_ANY_GENERATION) &&
+	    e->generation != BPF_CORE_READ(inode, i_generation))
 		return 0;
 	return e;
 }
@@ -124,10 +125,11 @@ static __noinline struct file_entry *name_entry(struct dentry *dentry, struct in
 
 /*
  * Every directory above may have a rule that reaches down to this file; the
- * strictest counts. Returns 0 always: the result is in m.
+ * strictest counts. below: asked as well, but not of the rule of the directory
+ * itself. Returns 0 always: the result is in m.
  */
 static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry *dentry,
-				 __u32 ops)
+				 __u32 ops, __u32 below)
 {
 	struct dentry *parent;
 	struct file_entry *e;
@@ -144,6 +146,7 @@ static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry 
 		e = inode ? entry_of(&deny_dir_map, s, inode) : 0;
 		if (e && e->depth && e->depth >= level)
 			consider_file(m, s, e, ops);
+		ops |= below;
 		parent = BPF_CORE_READ(dentry, d_parent);
 		if (!parent || parent == dentry)
 			return 0;
@@ -175,25 +178,55 @@ static __always_inline void find_file(struct found *f, const struct slot *s,
 		f->name = name_entry(dentry, dir, s->index);
 }
 
+static __always_inline int enforces(const struct slot *s, __u64 uid)
+{
+	struct rule_attr *attr = uid ? slot_lookup(&rules, s, &uid) : 0;
+
+	return attr && attr->enforce;
+}
+
+/* What no rule of the inode itself goes on refusing wherever the file goes. */
+static __always_inline __u32 ops_lost(const struct slot *s, const struct file_entry *inode)
+{
+	__u32 lost = OP(READ) | OP(WRITE) | OP(EXEC);
+
+	if (!inode)
+		return lost;
+	if (enforces(s, inode->rule[AEGIS_OP_READ]))
+		lost &= ~OP(READ);
+	if (enforces(s, inode->rule[AEGIS_OP_WRITE]))
+		lost &= ~OP(WRITE);
+	if (enforces(s, inode->rule[AEGIS_OP_EXEC]))
+		lost &= ~OP(EXEC);
+	return lost;
+}
+
+/* How a file leaves the place its rules may know it by. */
+enum aegis_move {
+	AEGIS_STAYS,
+	AEGIS_LEAVES_NAME,
+	AEGIS_LEAVES_DIR,
+};
+
 /*
- * moved: the name is about to lose the file. One known only by its name or its
- * directory would leave its rule behind when moved or linked elsewhere, so
- * whatever the rule denies, that is denied too.
+ * A file known by its name or its directory would leave its rule behind when
+ * moved or linked elsewhere, so what the rule denies, that is denied too. A rule
+ * by name goes along where it is the inode's as well; a directory keeps its own.
  */
 static __always_inline void match_file(struct match *m, struct slot *s, struct dentry *dentry,
-				       struct inode *inode, __u32 ops, int moved)
+				       struct inode *inode, __u32 ops, int move)
 {
 	struct found f;
+	__u32 lost;
 
 	find_file(&f, s, dentry, inode);
 	if (f.inode)
 		consider_file(m, s, f.inode, ops);
-	else if (moved)
-		ops |= OP(READ) | OP(WRITE) | OP(EXEC);
+	lost = move ? ops_lost(s, f.inode) : 0;
 	if (f.name)
-		consider_file(m, s, f.name, ops);
+		consider_file(m, s, f.name, ops | lost);
 	if (s->walk)
-		match_dirs(m, s, dentry, ops);
+		match_dirs(m, s, dentry, ops, move == AEGIS_LEAVES_DIR ? lost : 0);
 }
 
 static __always_inline void consider_net(struct match *m, const struct slot *s,

@@ -23,7 +23,7 @@ from aegis_tools.control.history import History
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
-from aegis_tools.control.mode import set_mode
+from aegis_tools.control.mode import check_can_enforce, set_mode
 from aegis_tools.control.source import Source, read_source
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare
@@ -100,6 +100,8 @@ def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: s
         )
         if arguments.strict:
             check_strict(prepared)
+        if arguments.mode == "enforce":
+            check_can_enforce(live)
         if not arguments.dry_run:
             if arguments.mode == "audit":
                 set_mode(live, Mode.AUDIT)

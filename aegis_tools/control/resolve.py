@@ -186,7 +186,8 @@ def _add_inodes(rules: Rules, named: list[Named]) -> None:
     pack, add = layout.INODE_KEY.pack, rules.add
     for uid, rule in named:
         dev, _, ino = rule.target.partition(":")
-        add("deny_inode_map", pack(int(ino), int(dev), 0), file_entry(uid, int(rule.operations)))
+        entry = file_entry(uid, int(rule.operations), flags=layout.ANY_GENERATION)
+        add("deny_inode_map", pack(int(ino), int(dev), 0), entry)
 
 
 def _add_paths(rules: Rules, named: list[Named], identify: Identify) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class UnsignedError(TrustError):
     """This host takes signed policies only."""
 
-    code = "unsigned"
+    code = "trust_unsigned"
 
 
 @dataclass(frozen=True)

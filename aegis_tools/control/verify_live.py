@@ -8,7 +8,7 @@ from typing import Any
 
 from aegis_tools.control import manual
 from aegis_tools.control.apply import names_of, resolve_all, stored_policy
-from aegis_tools.control.live import Live, content_digest, live_digest
+from aegis_tools.control.live import Live, committed_digest, live_digest
 from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel.layout import POLICY_MAPS
@@ -67,8 +67,7 @@ class Verdict:
 def verify_live(live: Live, store: Store) -> Verdict:
     """Compare the live maps with their committed digest and with the stored policy."""
     info, records = live.info(), live.manual_rules()
-    committed = info.content if any(info.content) else content_digest({})
-    tampered = live_digest(live) != committed
+    tampered = live_digest(live) != committed_digest(info)
     added = tuple(sorted(manual.id_of(record) for record in records.values()))
     removed, note = _removed(live, store)
     altered = _altered(live, store) if tampered else ()

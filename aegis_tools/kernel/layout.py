@@ -44,6 +44,7 @@ FILE_EVENT_TAIL = struct.Struct("II")
 INODE_ID = struct.Struct("QIIII")
 
 DIR_HAS_NAMES = 1
+ANY_GENERATION = 2
 SAMPLE_ALL = 1 << 32
 
 
@@ -126,7 +127,19 @@ POLICY_MAPS = (
 """In the order of slot_info.entries."""
 
 SPECS = {spec.name: spec for spec in POLICY_MAPS}
-GLOBAL_MAPS = ("config", "slot_info", "survival_allowlist", "rule_hits", "block_stats", "events")
+GLOBAL_MAPS = {
+    "config": (syscall.MAP_TYPE_ARRAY, 4, CONFIG_VALUE.size),
+    "slot_info": (syscall.MAP_TYPE_ARRAY, 4, SLOT_INFO.size),
+    "capacities": (syscall.MAP_TYPE_ARRAY, 4, 4),
+    "survival_allowlist": (syscall.MAP_TYPE_HASH, INODE_KEY.size, GENERATION.size),
+    "rule_hits": (syscall.MAP_TYPE_HASH, UID.size, RULE_HITS.size),
+    "block_stats": (syscall.MAP_TYPE_PERCPU_ARRAY, 4, 8),
+    "events": (syscall.MAP_TYPE_RINGBUF, 0, 0),
+}
+"""Type, key size and value size of the maps that are not in slots."""
+
+OUTER_MAP = (syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4)
+"""The same of every outer policy map."""
 
 
 def uid_key(rule_id: str) -> bytes:

@@ -7,10 +7,12 @@ machine they are an error, never skipped.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import subprocess
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from battery import Host, load_and_be_killed, overlay
 
 HERE = Path(__file__).parent
 
@@ -29,3 +31,58 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
 def kernel_name() -> str:
     """Return the series of the machine's kernel, ``5.10`` to ``7.2``."""
     return os.environ["AEGIS_VM_KERNEL"]
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[Host]:
+    """Load once: the verifier takes seconds here.
+
+    By a process that is then killed, so that every test of the battery also shows that
+    enforcement needs nobody.
+    """
+    # A commit waits for grace periods, which an emulated processor makes long.
+    Path("/sys/kernel/rcu_expedited").write_text("1")
+    pins = load_and_be_killed(Path("/sys/fs/bpf/aegis"))
+    with Host(pins) as host:
+        host.clear()
+        yield host
+    pins.remove_all()
+
+
+@pytest.fixture
+def host(loaded: Host) -> Iterator[Host]:
+    """Return the loaded programs with no rules, and leave them without any."""
+    yield loaded
+    loaded.clear()
+
+
+@pytest.fixture(scope="session")
+def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Mount an ext4 in a file, through a loop device."""
+    folder = tmp_path_factory.mktemp("ext4")
+    image, mounted = folder / "image", folder / "mounted"
+    mounted.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    for command in (
+        ["modprobe", "-a", "loop", "ext4"],
+        ["mke2fs", "-q", "-F", "-t", "ext4", str(image)],
+        ["mount", "-o", "loop", str(image), str(mounted)],
+    ):
+        subprocess.run(command, check=True, timeout=120)
+    yield mounted
+    subprocess.run(["umount", "-l", str(mounted)], check=True, timeout=60)
+
+
+@pytest.fixture(params=["tmpfs", "ext4", "overlay"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Return an empty folder on each file system in turn."""
+    if request.param == "tmpfs":
+        yield tmp_path
+    elif request.param == "ext4":
+        folder: Path = request.getfixturevalue("ext4") / tmp_path.name
+        folder.mkdir()
+        yield folder
+    else:
+        with overlay(tmp_path) as merged:
+            yield merged

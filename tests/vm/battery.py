@@ -1,0 +1,332 @@
+"""What the tests of enforcement share: apply rules, try something, read what was reported."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from aegis_tools.control.commit import commit
+from aegis_tools.control.live import Live
+from aegis_tools.control.resolve import Rules, resolve
+from aegis_tools.kernel.cgroups import cgroup_ids
+from aegis_tools.kernel.features import read_features
+from aegis_tools.kernel.inode_keys import Identifier, InodeId
+from aegis_tools.kernel.layout import EVENT, FILE_EVENT_TAIL, SAMPLE_ALL, Config, Stat, uid_of
+from aegis_tools.kernel.loader import LoadOptions, load
+from aegis_tools.kernel.pins import Pins
+from aegis_tools.policy.model import (
+    FILE_OPS,
+    NET_OPS,
+    OPEN_OPS,
+    Kind,
+    Mode,
+    Op,
+    Policy,
+    Rule,
+    Signal,
+)
+
+__all__ = ["FILE_OPS", "NET_OPS", "OPEN_OPS", "Kind", "Mode", "Op", "Rule", "Signal", "Stat"]
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+CLONE_NEWNS = 0x20000
+
+
+def file_rule(path: Path | str, ops: Op = OPEN_OPS, **more: object) -> Rule:
+    """Return a rule for a path; a directory rule where ``depth`` is given."""
+    kind = Kind.DIRECTORY if "depth" in more else Kind.PATH
+    return _rule(kind, str(path), ops, more)
+
+
+def net_rule(kind: Kind, target: str, ops: Op = NET_OPS, **more: object) -> Rule:
+    """Return a network rule."""
+    return _rule(kind, target, ops, more)
+
+
+def _rule(kind: Kind, target: str, ops: Op, more: dict[str, object]) -> Rule:
+    rule = Rule(f"{kind.value}:{target}", kind, target, ops)
+    return rule._replace(**more)  # type: ignore[arg-type]
+
+
+class Event(NamedTuple):
+    """The decoded struct event, and the path of struct file_event."""
+
+    time_ns: int
+    cgroup: int
+    rule: int
+    ino: int
+    dev: int
+    pid: int
+    tid: int
+    ppid: int
+    uid: int
+    gid: int
+    hook: int
+    op: int
+    action: int
+    reason: int
+    port: int
+    protocol: int
+    family: int
+    addr: bytes
+    comm: bytes
+    parent_comm: bytes
+    path: str
+    path_cut: bool
+
+
+class Ring:
+    """The consumer's side of a BPF ring buffer (kernel/bpf/ringbuf.c), by mmap(2)."""
+
+    PAGE = 4096
+    BUSY, DISCARD, LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
+
+    def __init__(self, fd: int, size: int) -> None:
+        libc.mmap.restype = ctypes.c_void_p
+        self.size = size
+        self.consumer = self._map(fd, self.PAGE, 1 | 2, 0)
+        self.producer = self._map(fd, self.PAGE + 2 * size, 1, self.PAGE)
+
+    def _map(self, fd: int, length: int, prot: int, offset: int) -> int:
+        address = libc.mmap(None, ctypes.c_size_t(length), prot, 1, fd, ctypes.c_long(offset))
+        if address in (None, ctypes.c_void_p(-1).value):
+            raise OSError(ctypes.get_errno(), "mmap")
+        return int(address)
+
+    def drain(self) -> list[bytes]:
+        """Return the records that are there."""
+        position = ctypes.c_uint64.from_address(self.consumer)
+        records = []
+        while position.value < ctypes.c_uint64.from_address(self.producer).value:
+            at = self.producer + self.PAGE + position.value % self.size
+            header = ctypes.c_uint32.from_address(at).value
+            if header & self.BUSY:
+                break
+            length = header & self.LENGTH
+            if not header & self.DISCARD:
+                records.append(ctypes.string_at(at + 8, length))
+            position.value += (length + 8 + 7) & ~7
+        return records
+
+
+def decode(record: bytes) -> Event:
+    """Decode a record of the events ring."""
+    *fields, addr, comm, parent = EVENT.unpack_from(record)
+    path, cut = "", 0
+    if len(record) > EVENT.size:
+        length, cut = FILE_EVENT_TAIL.unpack_from(record, EVENT.size)
+        start = EVENT.size + FILE_EVENT_TAIL.size
+        names = record[start : start + length].split(b"\0")[:-1]
+        path = "/".join(os.fsdecode(name) for name in reversed(names))
+    comms = (comm.rstrip(b"\0"), parent.rstrip(b"\0"))
+    return Event(*fields, addr, *comms, path, bool(cut))
+
+
+class Host:
+    """The loaded programs of one pins folder."""
+
+    def __init__(self, pins: Pins) -> None:
+        self.pins = pins
+        self.live = Live(pins)
+        events = self.live.map("events")
+        self.ring = Ring(events.fd, events.max_entries)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.__exit__()
+
+    def clear(self) -> None:
+        """Leave no rule, default settings, and an empty ring."""
+        commit(self.live, Rules())
+        self.set(MODE=1, DEADLINE=0, SAMPLE=SAMPLE_ALL, DISABLED=0)
+        for key, _ in list(self.live.map("survival_allowlist").items()):
+            self.live.map("survival_allowlist").delete(key)
+        self.ring.drain()
+
+    def set(self, **settings: int) -> None:
+        """Write settings by their names."""
+        for name, value in settings.items():
+            self.live.set_config(Config[name], value)
+
+    def compile(self, *rules: Rule, allow_cgroups: Sequence[str] = ()) -> Rules:
+        """Compile rules."""
+        policy = Policy(rules, tuple(allow_cgroups))
+        with Identifier(self.pins) as identify:
+            return resolve(policy, identify, cgroup_ids(allow_cgroups), now=time.time())
+
+    def apply(
+        self, *rules: Rule, mode: Mode = Mode.ENFORCE, allow_cgroups: Sequence[str] = ()
+    ) -> Rules:
+        """Make rules live."""
+        compiled = self.compile(*rules, allow_cgroups=allow_cgroups)
+        commit(self.live, compiled)
+        self.set(MODE=int(mode is Mode.ENFORCE))
+        return compiled
+
+    def identify(self, path: Path) -> InodeId:
+        """Return what the kernel calls a file."""
+        with Identifier(self.pins) as identify:
+            found = identify.identify([str(path)])[str(path)]
+        assert found is not None
+        return found
+
+    def events(self) -> list[Event]:
+        """Return the events since the last call."""
+        return [decode(record) for record in self.ring.drain()]
+
+    def hits(self, rule_id: str) -> tuple[int, int, int]:
+        """Return a rule's blocks, audits and time of the last hit."""
+        return self.live.hits().get(uid_of(rule_id), (0, 0, 0))
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[dict[Stat, int]]:
+        """Yield a mapping that holds, afterwards, what each counter rose by (zeros left out)."""
+        before, rose = self.live.stats(), {}
+        yield rose
+        after = self.live.stats()
+        rose.update({stat: n - before[stat] for stat, n in after.items() if n != before[stat]})
+
+
+def load_at(base: Path) -> Pins:
+    """Load into ``base``."""
+    pins = Pins(base)
+    loaded = load(pins, read_features(), LoadOptions(), require_lsm=True)
+    assert not loaded.fallback
+    return pins
+
+
+def load_and_be_killed(base: Path) -> Pins:
+    """Load in a process that ends by SIGKILL afterwards."""
+
+    def work() -> None:
+        load_at(base)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(work) == -signal.SIGKILL
+    return Pins(base)
+
+
+def in_child(action: Callable[[], object], *, seconds: float = 120) -> int:
+    """Run ``action`` in a process of its own.
+
+    Returns:
+        0, or the errno it failed with, or minus the signal that ended it.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 255
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.alarm(int(seconds))
+            action()
+            code = 0
+        except OSError as error:
+            code = error.errno or 254
+        except BaseException as error:
+            os.write(2, f"in a child: {error!r}\n".encode())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """Expect EPERM: root gets it from nobody else here."""
+    with pytest.raises(PermissionError) as caught:
+        yield
+    assert caught.value.errno == errno.EPERM
+
+
+def touch(path: Path | str, flags: int = os.O_RDONLY, **more: int) -> None:
+    """Open and close."""
+    os.close(os.open(path, flags, **more))
+
+
+def can_read(path: Path | str) -> bool:
+    """Return whether a file can be opened for reading."""
+    return allowed(lambda: touch(path))
+
+
+def allowed(action: Callable[[], object]) -> bool:
+    """Return whether an action was not refused; other errors are none of ours."""
+    try:
+        action()
+    except OSError as error:
+        return error.errno != errno.EPERM
+    return True
+
+
+def call(number: int, *arguments: object) -> int:
+    """Call a system call that Python has no function for. Raises OSError."""
+    result: int = libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def mount(
+    source: Path | str, target: Path, kind: str | None = None, flags: int = 0, options: str = ""
+) -> None:
+    """mount(2)."""
+    arguments = (os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags)
+    if libc.mount(*arguments, options.encode() or None):
+        raise OSError(ctypes.get_errno(), f"mount {target}")
+
+
+def umount(target: Path) -> None:
+    """umount2(2), detaching."""
+    if libc.umount2(os.fsencode(target), 2):
+        raise OSError(ctypes.get_errno(), f"umount {target}")
+
+
+def unshare_mounts() -> None:
+    """Give this process mounts of its own."""
+    if libc.unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    mount("none", Path("/"), None, MS_REC | MS_PRIVATE)
+
+
+@contextlib.contextmanager
+def bind_mount(source: Path, target: Path) -> Iterator[None]:
+    """Bind ``source`` to ``target`` meanwhile."""
+    mount(source, target, None, MS_BIND)
+    try:
+        yield
+    finally:
+        umount(target)
+
+
+@contextlib.contextmanager
+def overlay(folder: Path) -> Iterator[Path]:
+    """Mount ``folder``/merged over ``folder``/lower; both may hold files beforehand."""
+    lower, upper, work, merged = (folder / name for name in ("lower", "upper", "work", "merged"))
+    for path in (lower, upper, work, merged):
+        path.mkdir(exist_ok=True)
+    mount("overlay", merged, "overlay", 0, f"lowerdir={lower},upperdir={upper},workdir={work}")
+    try:
+        yield merged
+    finally:
+        umount(merged)
+
+
+def run(*command: str) -> str:
+    """Run a program that must succeed, and return what it wrote."""
+    return subprocess.run(
+        command, check=True, timeout=120, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    ).stdout
