@@ -56,7 +56,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(wheel: Path, tmp_path: Path) -> Path:
     """Return a prefix that the wheel was installed into."""
-    done = pip("install", "--no-deps", "--prefix", str(tmp_path), str(wheel))
+    done = pip("install", "--no-deps", "--ignore-installed", "--prefix", str(tmp_path), str(wheel))
     assert done.returncode == 0, done.stderr
     return tmp_path
 
