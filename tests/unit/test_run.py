@@ -21,11 +21,11 @@ run(["sleep", "67.25"])
 
 def sleeping() -> list[Path]:
     """Return the processes that sleep for us."""
-    wanted = b"sleep\x0067.25\x00"
+    wanted = b"sleep\x0067.25\x00"  # after the folder it was found in
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes() == wanted:
+            if path.read_bytes().endswith(wanted):
                 found.append(path)
         except OSError:
             continue
@@ -45,7 +45,7 @@ def test_output_is_returned() -> None:
 
 
 def test_a_program_that_fails_is_an_error_with_its_output() -> None:
-    with pytest.raises(CommandError, match="^ls failed$") as caught:
+    with pytest.raises(CommandError, match="ls failed") as caught:
         run(["ls", "/nowhere-at-all"])
     assert "No such file" in caught.value.detail
 
