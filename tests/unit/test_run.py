@@ -63,7 +63,9 @@ def test_a_program_that_takes_too_long_is_ended() -> None:
 
 def test_a_program_dies_with_the_one_that_started_it() -> None:
     parent = subprocess.Popen([sys.executable, "-c", SLEEP], stdin=subprocess.DEVNULL)
-    wait_until(1)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    try:
+        wait_until(1)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
     wait_until(0)
