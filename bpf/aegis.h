@@ -129,14 +129,16 @@ struct inode_key {
 	__u32 pad;
 };
 
-#define AEGIS_DIR_HAS_NAMES 1
+/* Bits of file_entry.flags. */
+#define AEGIS_DIR_HAS_NAMES 1 /* deny_dir_map: look the name up in deny_path_map */
+#define AEGIS_ANY_GENERATION 2 /* the rule names an inode number, whatever file has it */
 
 /* Rule uids by operation; 0 = none. Value of deny_inode_map, deny_path_map, deny_dir_map. */
 struct file_entry {
 	__u64 rule[AEGIS_FILE_OPS];
-	__u32 generation; /* of the inode in the key; 0 = any */
+	__u32 generation; /* of the inode in the key */
 	__u16 depth; /* deny_dir_map: levels below that are covered; 0 = none */
-	__u16 flags; /* deny_dir_map: AEGIS_DIR_HAS_NAMES */
+	__u16 flags;
 };
 
 /* Key of deny_path_map: a name in a directory. The name is padded with zeros. */

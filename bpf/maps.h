@@ -74,7 +74,7 @@ struct {
 	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct inode_key);
-	__type(value, __u32); /* generation; 0 = any */
+	__type(value, __u32); /* generation */
 } survival_allowlist SEC(".maps");
 
 /* Outlives the slots: a rule that stays keeps its count. Sized at load. */

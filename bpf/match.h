@@ -6,6 +6,10 @@
 #ifndef AEGIS_MATCH_H
 #define AEGIS_MATCH_H
 
+/* include/uapi/linux/stat.h */
+#define S_IFMT 00170000
+#define S_IFDIR 0040000
+
 struct slot {
 	__u32 index;
 	__u32 kinds;
@@ -96,7 +100,8 @@ static __always_inline struct file_entry *entry_of(void *outer, const struct slo
 
 	key_of(&key, inode);
 	e = slot_lookup(outer, s, &key);
-	if (e && e->generation && e->generation != BPF_CORE_READ(inode, i_generation))
+	if (e && !(e->flags & AEGIS_ANY_GENERATION) &&
+	    e->generation != BPF_CORE_READ(inode, i_generation))
 		return 0;
 	return e;
 }
@@ -136,6 +141,8 @@ static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry 
 		if (level > s->walk || m->enforce)
 			return 0;
 		inode = BPF_CORE_READ(dentry, d_inode);
+		if (!level && inode && (BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFDIR)
+			inode = 0; /* a file is below directories, it is none */
 		e = inode ? entry_of(&deny_dir_map, s, inode) : 0;
 		if (e && e->depth && e->depth >= level)
 			consider_file(m, s, e, ops);

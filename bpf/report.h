@@ -91,7 +91,7 @@ static __always_inline int survives(struct inode *inode)
 		return 0;
 	key_of(&key, inode);
 	generation = bpf_map_lookup_elem(&survival_allowlist, &key);
-	return generation && (!*generation || *generation == BPF_CORE_READ(inode, i_generation));
+	return generation && *generation == BPF_CORE_READ(inode, i_generation);
 }
 
 static __always_inline int sampled_out(void)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from aegis_tools.cli.output import App
+from aegis_tools.control import survival
+from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import read_features
@@ -66,6 +68,12 @@ def build(parser: argparse.ArgumentParser) -> None:
             "--require-lsm", action="store_true", help="fail instead of the audit fallback"
         )
         parser.epilog = "example: aegisbpf load --max-deny-inodes=131072 --ringbuf-size=1048576"
+    if command == "reset":
+        parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
+        parser.epilog = (
+            "Removes links, programs and maps in this order, waits until the hooks are gone and "
+            "opens files that were denied.\nWorks with the agent dead and with pins missing."
+        )
     parser.set_defaults(run=globals()[command])
 
 
@@ -79,6 +87,8 @@ def load(app: App, arguments: argparse.Namespace) -> int:
             size_options(arguments),
             require_lsm=arguments.require_lsm,
         )
+        with Live(pins) as live:
+            survival.refresh(live)
     state = "audit-fallback" if loaded.fallback else "attached"
     text = "already loaded" if not loaded.fresh else "loaded"
     if loaded.fallback:
@@ -117,3 +127,65 @@ def detach(app: App, arguments: argparse.Namespace) -> int:
     text = f"{len(removed)} hooks detached: nothing is denied or watched; undo: aegisbpf attach"
     app.show({"detached": removed}, text if removed else "nothing was attached")
     return 0
+
+
+def reset(app: App, arguments: argparse.Namespace) -> int:
+    """Remove everything and prove it."""
+    from aegis_tools.control import reset as control
+
+    pins = Pins(app.paths.pins)
+    probes = _probes(app)
+    if arguments.dry_run:
+        names = {part: pins.names(part) for part in ("links", "progs", "maps")}
+        count = sum(map(len, names.values()))
+        app.show({"would_remove": names, "would_probe": probes}, f"would remove {count} pins")
+        return 0
+    with locked(app.paths.lock, command="reset"):
+        report = control.reset(pins, probes)
+        _remember(app, report.pins)
+    text = f"reset: {report.links} hooks detached, {report.pins} pins removed"
+    proof = "no hook of ours is left in the kernel"
+    if report.probed:
+        proof += f"; {len(report.probed)} denied files open again"
+    app.show(
+        {
+            "links": report.links,
+            "pins": report.pins,
+            "probed": list(report.probed),
+            "programs_left": report.programs,
+        },
+        f"{text}\n{proof}\nnothing is denied any more; the stored policy stays: "
+        "aegisbpf load && aegisbpf policy apply FILE",
+    )
+    return 0
+
+
+def _probes(app: App, limit: int = 20) -> list[str]:
+    """Return regular files that live rules deny to read, as far as anything can tell."""
+    import contextlib
+    import os
+
+    from aegis_tools.cli.policy_live import live_policy
+    from aegis_tools.errors import AegisError
+    from aegis_tools.policy.model import Kind, Op
+
+    found: list[str] = []
+    with contextlib.suppress(AegisError, OSError, ValueError):
+        for rule in live_policy(app).rules:
+            if rule.kind is Kind.PATH and rule.operations & Op.READ:
+                if os.path.isfile(rule.target) and not os.path.islink(rule.target):  # noqa: PTH113, PTH114
+                    found.append(rule.target)
+                if len(found) >= limit:
+                    break
+    return found
+
+
+def _remember(app: App, pins: int) -> None:
+    """Reset must work with the state folder full, read-only or gone: the record is a courtesy."""
+    import contextlib
+
+    from aegis_tools.control.apply import remember
+    from aegis_tools.errors import AegisError
+
+    with contextlib.suppress(AegisError, OSError):
+        remember(app.paths, "reset", counts={"pins": pins})

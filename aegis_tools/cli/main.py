@@ -7,6 +7,7 @@ because a cold start is most of what a command costs; see docs/adr/0004-argparse
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import signal
@@ -30,6 +31,7 @@ COMMANDS = {
     "block": ("block", "deny files by hand: add, del, list, clear, clear-stale"),
     "allow": ("allow", "exempt a cgroup from every rule"),
     "network": ("network", "deny addresses and ports by hand"),
+    "survival": ("survival", "files that no rule ever refuses"),
     "mode": ("mode", "switch between audit and enforce, live"),
     "config": ("config", "get or set a live setting"),
     "run": ("run", "stream events as NDJSON in the foreground"),
@@ -142,6 +144,8 @@ def run(argv: Sequence[str]) -> int:
         if rest[0] not in COMMANDS:
             raise unknown(rest[0])
         arguments = parser_of(rest[0]).parse_args(rest[1:])
+        if rest[0] != "run":
+            gc.disable()  # short-lived: what a large policy allocates lives until the exit anyway
         return int(arguments.run(app, arguments))
     except AegisError as error:
         return app.fail(error)

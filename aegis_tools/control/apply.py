@@ -28,7 +28,8 @@ from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import AegisError, PolicyError, StateError
 from aegis_tools.kernel.cgroups import cgroup_ids
 from aegis_tools.kernel.inode_keys import Identifier
-from aegis_tools.kernel.layout import ManualRule, uid_of
+from aegis_tools.kernel.layout import ManualRule, uid_key, uid_of
+from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Policy
 
@@ -80,11 +81,15 @@ def resolve_all(
     whole = Policy((*policy.rules, *by_hand), texts, policy.version)
     with Identifier(live.pins) as identifier:
         rules = resolve(
-            whole, identifier, cgroup_ids(texts), now=now, fallback=live.pins.is_fallback()
+            whole,
+            identifier,
+            cgroup_ids(texts),
+            now=now,
+            fallback=live.pins.is_fallback(),
+            ambiguous=ambiguous_devices(read_mounts()),
         )
     for record in records.values():
-        uid = uid_of(manual.id_of(record)).to_bytes(8, "little")
-        rules.maps["manual_rules"][uid] = record.pack()
+        rules.maps["manual_rules"][uid_key(manual.id_of(record))] = record.pack()
     return rules
 
 
@@ -132,7 +137,8 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
     store.add(source.data, signed=record.signed)
     if source.accept is not None:
         store.save_serials(source.accept)
-    commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
+    if prepared.plan.changed:
+        commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
     try:
         store.set_current(record)
         remember(paths, action, record=record, counts=prepared.plan.counts())

@@ -87,8 +87,13 @@ def commit(live: Live, rules: Rules, *, bundle: bytes = bytes(32), serial: int =
 
 def _install(live: Live, spec: MapSpec, slot: int, entries: dict[bytes, bytes]) -> None:
     with new_inner(live, spec) as inner:
-        inner.fill(entries)
-        _check_count(inner, len(entries))
+        taken = inner.fill(entries)
+        if taken != len(entries):
+            raise KernelError(
+                "the kernel took fewer entries than were written",
+                hint="run the command again; the old policy is still live",
+                detail=f"{spec.name}: {len(entries)} written, {taken} taken",
+            )
         live.map(spec.name).set(slot.to_bytes(4, "little"), inner.fd.to_bytes(4, "little"))
 
 
@@ -99,16 +104,6 @@ def new_inner(live: Live, spec: MapSpec) -> Map:
             spec.type, spec.key_size, spec.value_size, live.capacity(spec.name), spec.name
         )
     )
-
-
-def _check_count(inner: Map, wanted: int) -> None:
-    found = inner.count()
-    if found != wanted:
-        raise KernelError(
-            "the kernel holds fewer entries than were written",
-            hint="run the command again; the old policy is still live",
-            detail=f"wanted {wanted}, found {found}",
-        )
 
 
 def clear_slot(live: Live, slot: int) -> None:

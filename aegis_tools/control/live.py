@@ -9,8 +9,11 @@ from aegis_tools.errors import DriftError, NotLoadedError
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.layout import (
     CONFIG_VALUE,
+    DIR_HAS_NAMES,
     FILE_ENTRY,
+    GLOBAL_MAPS,
     NET_ENTRY,
+    OUTER_MAP,
     POLICY_MAPS,
     RULE_HITS,
     SPECS,
@@ -52,17 +55,16 @@ class Live:
     def map(self, name: str) -> Map:
         """Return a pinned map, by name."""
         if name not in self._open:
-            self._open[name] = self.pins.open_map(name)
+            opened = self.pins.open_map(name)
+            self._open[name] = opened
+            wanted = GLOBAL_MAPS.get(name, OUTER_MAP)
+            _check_shape(name, (opened.type, opened.key_size, opened.value_size), wanted)
         return self._open[name]
 
     def config(self, which: Config) -> int:
         """Return one setting."""
-        value = self.map("config").get(int(which).to_bytes(4, "little")) or b""
-        if len(value) != CONFIG_VALUE.size:
-            raise DriftError(
-                "the loaded maps are not ours", hint="run: aegisbpf reset && aegisbpf load"
-            )
-        return int(CONFIG_VALUE.unpack(value)[0])
+        value = self.map("config").get(int(which).to_bytes(4, "little"))
+        return int(CONFIG_VALUE.unpack(value)[0]) if value else 0
 
     def set_config(self, which: Config, value: int) -> None:
         """Write one setting: a single store, seen by every hook at once."""
@@ -95,7 +97,15 @@ class Live:
         value = self.map(name).get(index.to_bytes(4, "little"))
         if value is None:
             return None
-        return Map(syscall.map_get_fd_by_id(int.from_bytes(value, "little")))
+        inner = Map(syscall.map_get_fd_by_id(int.from_bytes(value, "little")))
+        spec = SPECS[name]
+        wanted = (spec.type, spec.key_size, spec.value_size)
+        try:
+            _check_shape(name, (inner.type, inner.key_size, inner.value_size), wanted)
+        except DriftError:
+            inner.close()
+            raise
+        return inner
 
     def entries(self, name: str, slot: int | None = None) -> Entries:
         """Return the entries of one policy map."""
@@ -136,14 +146,22 @@ class Live:
         }
 
 
+def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Nothing is read from a map of another shape: the kernel writes as much as *it* thinks."""
+    if found != wanted:
+        raise DriftError(
+            "a loaded map is not ours, or of another version",
+            hint="run: aegisbpf reset && aegisbpf load",
+            detail=f"{name}: type, key and value size {found}, not {wanted}",
+        )
+
+
 def uids_of(name: str, entry: bytes) -> Iterator[int]:
     """Yield the rule uids in one entry of a file or network map."""
     if len(entry) == FILE_ENTRY.size:
         yield from (uid for uid in FILE_ENTRY.unpack(entry)[:4] if uid)
     elif len(entry) == NET_ENTRY.size:
         yield from (uid for uid in NET_ENTRY.unpack(entry) if uid)
-    elif name == "rules":
-        raise ValueError(name)
 
 
 def without(entry: bytes, uids: set[int]) -> bytes | None:
@@ -154,7 +172,7 @@ def without(entry: bytes, uids: set[int]) -> bytes | None:
     *rules, generation, depth, flags = FILE_ENTRY.unpack(entry)
     left = [0 if uid in uids else uid for uid in rules]
     if not any(left):
-        return FILE_ENTRY.pack(*left, generation, 0, flags) if flags else None
+        return FILE_ENTRY.pack(*left, generation, 0, flags) if flags & DIR_HAS_NAMES else None
     return FILE_ENTRY.pack(*left, generation, depth, flags)
 
 
@@ -195,6 +213,11 @@ def content_digest(maps: Mapping[str, Entries]) -> bytes:
         digest.update(spec.name.encode() + b"\0" + len(entries).to_bytes(8, "little"))
         digest.update(b"".join(sorted(map(bytes.__add__, entries.keys(), entries.values()))))
     return digest.digest()
+
+
+def committed_digest(info: SlotInfo) -> bytes:
+    """Return the digest that the slot's maps had when committed; before any commit, of none."""
+    return info.content if any(info.content) else content_digest({})
 
 
 def live_digest(live: Live) -> bytes:

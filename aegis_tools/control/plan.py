@@ -77,7 +77,8 @@ class Plan:
             "changed": self.changed,
             "before": self.before,
             "after": self.after,
-            **self.counts(),
+            "refreshed": self.refreshed,
+            "counts": self.counts(),
             "changes": [change._asdict() for change in self.changes],
             "kept": list(self.kept),
             "entries": {name: {"live": a, "new": b} for name, (a, b) in self.entries.items()},
@@ -140,7 +141,7 @@ def make_plan(
     for uid, attributes in new.items():
         was = old.get(uid)
         if was != attributes:
-            rule = rules.ids[int.from_bytes(uid, "little")]
+            rule = rules.names[uid]
             sign, what = ("+", "") if was is None else ("~", _describe(was, attributes))
             changes.append(Change(sign, rule, what))
     return Plan(

@@ -5,24 +5,25 @@ Pure but for the identifier it is given, which asks the kernel what it calls a f
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import socket
+import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from aegis_tools.errors import PolicyError
 from aegis_tools.kernel import layout
 from aegis_tools.kernel.inode_keys import InodeId
-from aegis_tools.kernel.layout import FILE_ENTRY, NET_ENTRY, POLICY_MAPS, uid_of
+from aegis_tools.kernel.layout import FILE_ENTRY, NET_ENTRY, POLICY_MAPS, uid_key
 from aegis_tools.policy.model import MAX_DEPTH, Kind, Mode, Op, Policy, Problem, Rule, Signal
 
 SIGNALS = {Signal.NONE: 0, Signal.INT: 2, Signal.KILL: 9, Signal.TERM: 15}
 PROTOCOLS = {"any": 0, "tcp": 6, "udp": 17}
 
 Entries = dict[bytes, bytes]
+Named = tuple[bytes, Rule]  # uid, rule
 
 
 class Identify(Protocol):
@@ -41,15 +42,17 @@ class Rules:
 
     Attributes:
         maps: Entries by policy map name; every policy map is present.
-        ids: Rule id by uid, for every rule that has an entry.
+        names: Rule id by the uid's bytes, for every rule that did not expire.
         problems: Rules that match nothing now, or less than they say.
+        ambiguous: Devices whose inode numbers do not identify a file.
     """
 
     maps: dict[str, Entries] = field(
         default_factory=lambda: {spec.name: {} for spec in POLICY_MAPS}
     )
-    ids: dict[int, str] = field(default_factory=dict)
+    names: dict[bytes, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    ambiguous: frozenset[int] = frozenset()
 
     @property
     def kinds(self) -> int:
@@ -62,28 +65,33 @@ class Rules:
         entries = self.maps["deny_dir_map"].values()
         return max((FILE_ENTRY.unpack(entry)[5] for entry in entries), default=0)
 
+    @property
+    def ids(self) -> dict[int, str]:
+        """Rule id by uid as a number."""
+        return {int.from_bytes(uid, "little"): name for uid, name in self.names.items()}
+
     def enforces(self, uid: int) -> bool:
         """Return whether the rule with this uid enforces."""
         return self.maps["rules"].get(uid.to_bytes(8, "little"), b"\0")[0] == 1
 
-    def add_rule(self, rule: Rule) -> int:
-        """Add the rule's attributes and return its uid."""
-        uid = uid_of(rule.id)
-        known = self.ids.setdefault(uid, rule.id)
+    def add_rule(self, rule: Rule) -> bytes:
+        """Add the rule's attributes and return its uid's bytes."""
+        uid = uid_key(rule.id)
+        known = self.names.setdefault(uid, rule.id)
         if known != rule.id:
             raise PolicyError(
                 f"rules {known} and {rule.id} cannot be told apart by the kernel",
                 hint="rename one of them",
             )
-        enforce = rule.mode is Mode.ENFORCE
-        self.maps["rules"][uid.to_bytes(8, "little")] = _ATTRS[enforce, rule.signal]
+        self.maps["rules"][uid] = _ATTRS[rule.mode, rule.signal]
         return uid
 
     def add(self, name: str, key: bytes, entry: bytes) -> None:
         """Add an entry; on a key that is taken the stricter rule of each operation stays."""
         entries = self.maps[name]
-        old = entries.get(key)
-        entries[key] = entry if old is None else self.stricter(old, entry)
+        if key in entries:
+            entry = self.stricter(entries[key], entry)
+        entries[key] = entry
 
     def stricter(self, old: bytes, new: bytes) -> bytes:
         """Merge two entries of one key: of each operation's two rules the stricter stays."""
@@ -102,29 +110,28 @@ class Rules:
 
 
 _ATTRS = {
-    (enforce, signal): layout.RULE_ATTR.pack(enforce, number)
-    for enforce in (False, True)
+    (mode, signal): layout.RULE_ATTR.pack(mode is Mode.ENFORCE, number)
+    for mode in Mode
     for signal, number in SIGNALS.items()
 }
+_NONE = bytes(8)
+_TAIL = struct.Struct("IHH")
 
 
-def file_entry(uid: int, ops: Op, generation: int = 0, depth: int = 0, flags: int = 0) -> bytes:
+def file_entry(uid: bytes, ops: int, generation: int = 0, depth: int = 0, flags: int = 0) -> bytes:
     """Return a struct file_entry with one rule for all of ``ops``."""
-    bits = int(ops)
-    return FILE_ENTRY.pack(
-        uid if bits & 1 else 0,
-        uid if bits & 2 else 0,
-        uid if bits & 4 else 0,
-        uid if bits & 8 else 0,
-        generation,
-        depth,
-        flags,
+    return (
+        (uid if ops & 1 else _NONE)
+        + (uid if ops & 2 else _NONE)
+        + (uid if ops & 4 else _NONE)
+        + (uid if ops & 8 else _NONE)
+        + _TAIL.pack(generation, depth, flags)
     )
 
 
-def net_entry(uid: int, ops: Op) -> bytes:
+def net_entry(uid: bytes, ops: int) -> bytes:
     """Return a struct net_entry with one rule for all of ``ops``."""
-    return NET_ENTRY.pack(uid if ops & Op.EGRESS else 0, uid if ops & Op.BIND else 0)
+    return (uid if ops & Op.EGRESS else _NONE) + (uid if ops & Op.BIND else _NONE)
 
 
 def resolve(
@@ -134,6 +141,7 @@ def resolve(
     *,
     now: float,
     fallback: bool = False,
+    ambiguous: Collection[int] = (),
 ) -> Rules:
     """Compile a policy.
 
@@ -143,6 +151,8 @@ def resolve(
         cgroups: cgroup id by the text of ``policy.allow_cgroups``; absent ones do not exist.
         now: Unix seconds; rules that expired before are left out.
         fallback: Also fill the map that the audit fallback compares paths with.
+        ambiguous: Devices (s_dev) on which an inode number does not tell one file from
+            another: there a rule holds by name only.
 
     Returns:
         The maps. Rules that match nothing now are in ``problems`` as warnings.
@@ -151,126 +161,122 @@ def resolve(
         PolicyError: Two rule ids have the same uid.
     """
     rules = Rules()
-    paths: list[Rule] = []
-    directories: list[Rule] = []
+    files: dict[Kind, list[Named]] = {Kind.INODE: [], Kind.PATH: [], Kind.DIRECTORY: []}
     for rule in policy.rules:
         if rule.expires and rule.expires <= now:
             rules.problems.append(Problem(rule.line, "expired: left out", False, rule.id))
-        elif rule.kind is Kind.INODE:
-            _add_inode(rules, rule)
-        elif rule.kind is Kind.PATH:
-            paths.append(rule)
-        elif rule.kind is Kind.DIRECTORY:
-            directories.append(rule)
+            continue
+        uid = rules.add_rule(rule)
+        if rule.kind in files:
+            files[rule.kind].append((uid, rule))
         else:
-            add_network(rules, rule)
-    _add_paths(rules, paths, identify)
-    _add_directories(rules, directories, identify)
+            add_network(rules, uid, rule)
+    _add_inodes(rules, files[Kind.INODE])
+    rules.ambiguous = frozenset(ambiguous)
+    _add_paths(rules, files[Kind.PATH], identify)
+    _add_directories(rules, files[Kind.DIRECTORY], identify)
     if fallback:
-        _add_audit_paths(rules, paths)
+        _add_audit_paths(rules, files[Kind.PATH])
     _add_cgroups(rules, policy.allow_cgroups, cgroups)
     inherit_cidrs(rules)
     return rules
 
 
-def _add_inode(rules: Rules, rule: Rule) -> None:
-    dev, _, ino = rule.target.partition(":")
-    uid = rules.add_rule(rule)
-    key = layout.INODE_KEY.pack(int(ino), int(dev), 0)
-    rules.add("deny_inode_map", key, file_entry(uid, rule.operations))
+def _add_inodes(rules: Rules, named: list[Named]) -> None:
+    pack, add = layout.INODE_KEY.pack, rules.add
+    for uid, rule in named:
+        dev, _, ino = rule.target.partition(":")
+        entry = file_entry(uid, int(rule.operations), flags=layout.ANY_GENERATION)
+        add("deny_inode_map", pack(int(ino), int(dev), 0), entry)
 
 
-def _add_paths(rules: Rules, paths: list[Rule], identify: Identify) -> None:
-    by_directory: dict[str, list[tuple[str, Rule]]] = defaultdict(list)
-    for rule in paths:
-        directory, _, name = rule.target.rpartition("/")
-        by_directory[directory or "/"].append((name, rule))
+def _add_paths(rules: Rules, named: list[Named], identify: Identify) -> None:
+    by_directory: dict[str, list[tuple[str, Named]]] = defaultdict(list)
+    for item in named:
+        directory, _, name = item[1].target.rpartition("/")
+        by_directory[directory or "/"].append((name, item))
     parents = identify.identify(by_directory)
-    links: list[Rule] = []
-    for directory, named in by_directory.items():
+    links: list[Named] = []
+    for directory, members in by_directory.items():
         parent = parents[directory]
         if parent is None or not parent.is_dir:
+            message = f"{directory} does not exist: the rule matches nothing until it is applied"
             rules.problems += [
-                Problem(
-                    rule.line,
-                    f"{directory} does not exist: the rule matches nothing until it is "
-                    "applied again",
-                    False,
-                    rule.id,
-                )
-                for _, rule in named
+                Problem(rule.line, f"{message} again", False, rule.id) for _, (_, rule) in members
             ]
             continue
-        found = identify.identify_in(directory, [name for name, _ in named])
+        found = identify.identify_in(directory, [name for name, _ in members])
         _add_directory_of_names(rules, parent)
-        for name, rule in named:
-            _add_name(rules, rule, parent, name)
+        for name, item in members:
+            _add_name(rules, item, parent, name)
             inode = found[name]
             if inode is None:
-                rules.problems.append(
-                    Problem(rule.line, f"{rule.target} does not exist yet", False, rule.id)
-                )
+                rule = item[1]
+                message = f"{rule.target} does not exist yet"
+                rules.problems.append(Problem(rule.line, message, False, rule.id))
             elif inode.is_link:
-                links.append(rule)
+                links.append(item)
             else:
-                _add_found(rules, rule, inode)
+                _add_found(rules, item, inode)
     _add_links(rules, links, identify)
 
 
 def _add_directory_of_names(rules: Rules, parent: InodeId) -> None:
-    entry = file_entry(0, Op(0), parent.generation, 0, layout.DIR_HAS_NAMES)
+    entry = file_entry(_NONE, 0, parent.generation, 0, layout.DIR_HAS_NAMES)
     rules.add("deny_dir_map", parent.key, entry)
 
 
-def _add_name(rules: Rules, rule: Rule, parent: InodeId, name: str) -> None:
+def _add_name(rules: Rules, item: Named, parent: InodeId, name: str) -> None:
     raw = name.encode("utf-8", "surrogateescape")
     key = layout.NAME_KEY.pack(parent.ino, parent.dev, len(raw), raw)
-    uid = rules.add_rule(rule)
-    rules.add("deny_path_map", key, file_entry(uid, rule.operations))
+    rules.add("deny_path_map", key, file_entry(item[0], int(item[1].operations)))
 
 
-def _add_found(rules: Rules, rule: Rule, inode: InodeId) -> None:
-    entry = file_entry(uid_of(rule.id), rule.operations, inode.generation)
+def _add_found(rules: Rules, item: Named, inode: InodeId) -> None:
+    if inode.dev in rules.ambiguous and not inode.is_dir:
+        message = "inode numbers are not unique on this overlay: the rule holds by name only"
+        rules.problems.append(Problem(item[1].line, message, False, item[1].id))
+        return
+    entry = file_entry(item[0], int(item[1].operations), inode.generation)
     rules.add("deny_inode_map", inode.key, entry)
 
 
-def _add_links(rules: Rules, links: list[Rule], identify: Identify) -> None:
+def _add_links(rules: Rules, links: list[Named], identify: Identify) -> None:
     """A rule for a symbolic link also holds for the file it leads to, and that file's name."""
-    for rule in links:
+    for item in links:
+        rule = item[1]
         real = posixpath.realpath(rule.target)
         directory, _, name = real.rpartition("/")
         parent = identify.identify([directory or "/"])[directory or "/"]
         inode = identify.identify([real])[real]
         if inode is not None:
-            _add_found(rules, rule, inode)
+            _add_found(rules, item, inode)
         if parent is not None and parent.is_dir and name:
             _add_directory_of_names(rules, parent)
-            _add_name(rules, rule, parent, name)
+            _add_name(rules, item, parent, name)
         if inode is None:
             problem = Problem(rule.line, f"{rule.target} leads nowhere yet", False, rule.id)
             rules.problems.append(problem)
 
 
-def _add_directories(rules: Rules, directories: list[Rule], identify: Identify) -> None:
-    found = identify.identify([rule.target for rule in directories])
-    for rule in directories:
+def _add_directories(rules: Rules, named: list[Named], identify: Identify) -> None:
+    found = identify.identify([rule.target for _, rule in named])
+    for uid, rule in named:
         inode = found[rule.target]
         if inode is None or not inode.is_dir:
             message = f"{rule.target} is no directory: the rule matches nothing until it is"
             rules.problems.append(Problem(rule.line, f"{message} applied again", False, rule.id))
             continue
-        uid = rules.add_rule(rule)
         depth = rule.depth or MAX_DEPTH
-        entry = file_entry(uid, rule.operations, inode.generation, depth)
+        entry = file_entry(uid, int(rule.operations), inode.generation, depth)
         rules.add("deny_dir_map", inode.key, entry)
 
 
-def _add_audit_paths(rules: Rules, paths: list[Rule]) -> None:
-    for rule in paths:
+def _add_audit_paths(rules: Rules, named: list[Named]) -> None:
+    for uid, rule in named:
         raw = rule.target.encode("utf-8", "surrogateescape")
         if len(raw) < layout.NAME_MAX:
-            uid = rules.add_rule(rule)
-            entry = file_entry(uid, rule.operations)
+            entry = file_entry(uid, int(rule.operations))
             rules.add("audit_path_map", layout.PATH_KEY.pack(raw), entry)
 
 
@@ -284,11 +290,10 @@ def _add_cgroups(rules: Rules, wanted: Iterable[str], cgroups: Mapping[str, int]
             rules.problems.append(Problem(0, message, False))
 
 
-def add_network(rules: Rules, rule: Rule) -> None:
-    """Add the entries of an IP, CIDR, PORT or IP_PORT rule."""
-    uid = rules.add_rule(rule)
+def add_network(rules: Rules, uid: bytes, rule: Rule) -> None:
+    """Add the entry of an IP, CIDR, PORT or IP_PORT rule."""
     name, key = network_key(rule.kind, rule.target)
-    rules.add(name, key, net_entry(uid, rule.operations))
+    rules.add(name, key, net_entry(uid, int(rule.operations)))
 
 
 def network_key(kind: Kind, target: str) -> tuple[str, bytes]:
@@ -339,6 +344,8 @@ def inherit_cidrs(rules: Rules) -> None:
 
 def describe_network(name: str, key: bytes) -> tuple[Kind, str]:
     """Return the kind and canonical target of a network map's key: network_key backwards."""
+    import ipaddress
+
     names = {number: text for text, number in PROTOCOLS.items()}
     if name == "deny_port_map":
         port, protocol = layout.PORT_KEY.unpack(key)

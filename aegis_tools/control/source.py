@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class UnsignedError(TrustError):
     """This host takes signed policies only."""
 
-    code = "unsigned"
+    code = "trust_unsigned"
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def _signed(data: bytes, keystore: KeyStore, store: Store, now: int) -> Source:
 
 
 def _record(bundle: Bundle, signers: tuple[str, ...]) -> Record:
-    return Record(
-        bundle.digest, bundle.policy_name, True, 0, bundle.serial, bundle.group, signers
-    )
+    return Record(bundle.digest, bundle.policy_name, True, 0, bundle.serial, bundle.group, signers)
 
 
 def _plain(data: bytes, name: str) -> Source:

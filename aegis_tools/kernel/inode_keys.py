@@ -8,7 +8,6 @@ on them, has no side effect even on devices and pipes, and passes no LSM hook, a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import stat
@@ -142,9 +141,10 @@ def _open_all(wanted: list[tuple[str, int | None]], *, follow: bool) -> dict[str
 
 
 def _close_all(fds: list[int]) -> None:
-    if fds and max(fds) - min(fds) + 1 == len(fds):
-        os.closerange(min(fds), max(fds) + 1)
-        return
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    """Close descriptors, each run of consecutive ones by a single system call."""
+    fds.sort()
+    start = 0
+    for i in range(1, len(fds) + 1):
+        if i == len(fds) or fds[i] != fds[i - 1] + 1:
+            os.closerange(fds[start], fds[i - 1] + 1)
+            start = i

@@ -44,6 +44,7 @@ FILE_EVENT_TAIL = struct.Struct("II")
 INODE_ID = struct.Struct("QIIII")
 
 DIR_HAS_NAMES = 1
+ANY_GENERATION = 2
 SAMPLE_ALL = 1 << 32
 
 
@@ -126,12 +127,29 @@ POLICY_MAPS = (
 """In the order of slot_info.entries."""
 
 SPECS = {spec.name: spec for spec in POLICY_MAPS}
-GLOBAL_MAPS = ("config", "slot_info", "survival_allowlist", "rule_hits", "block_stats", "events")
+GLOBAL_MAPS = {
+    "config": (syscall.MAP_TYPE_ARRAY, 4, CONFIG_VALUE.size),
+    "slot_info": (syscall.MAP_TYPE_ARRAY, 4, SLOT_INFO.size),
+    "capacities": (syscall.MAP_TYPE_ARRAY, 4, 4),
+    "survival_allowlist": (syscall.MAP_TYPE_HASH, INODE_KEY.size, GENERATION.size),
+    "rule_hits": (syscall.MAP_TYPE_HASH, UID.size, RULE_HITS.size),
+    "block_stats": (syscall.MAP_TYPE_PERCPU_ARRAY, 4, 8),
+    "events": (syscall.MAP_TYPE_RINGBUF, 0, 0),
+}
+"""Type, key size and value size of the maps that are not in slots."""
+
+OUTER_MAP = (syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4)
+"""The same of every outer policy map."""
+
+
+def uid_key(rule_id: str) -> bytes:
+    """Return the 8 bytes by which the kernel knows a rule: BLAKE2b of its id."""
+    return blake2b(rule_id.encode(), digest_size=8).digest()
 
 
 def uid_of(rule_id: str) -> int:
-    """Return the number by which the kernel knows a rule: 8 bytes of BLAKE2b of its id."""
-    return int.from_bytes(blake2b(rule_id.encode(), digest_size=8).digest(), "little")
+    """Return the same as the number that map entries hold (little-endian)."""
+    return int.from_bytes(uid_key(rule_id), "little")
 
 
 class SlotInfo(NamedTuple):

@@ -91,23 +91,26 @@ class Map:
             return False
         return True
 
-    def fill(self, entries: Mapping[bytes, bytes]) -> None:
-        """Set all ``entries``.
+    def fill(self, entries: Mapping[bytes, bytes]) -> int:
+        """Set all ``entries`` and return how many the kernel says it took.
 
         Raises:
             KernelError: The map is full.
         """
         keys, values = list(entries.keys()), list(entries.values())
+        done = 0
         try:
             for start in range(0, len(keys), _CHUNK):
                 part = keys[start : start + _CHUNK]
                 packed = b"".join(values[start : start + _CHUNK])
-                syscall.update_batch(self.fd, b"".join(part), packed, len(part))
+                done += syscall.update_batch(self.fd, b"".join(part), packed, len(part))
+            return done
         except OSError as error:
             if error.errno not in _NO_BATCH:
                 raise _full_or(error, self.max_entries) from error
-            for key, value in entries.items():
-                self.set(key, value)
+        for key, value in entries.items():
+            self.set(key, value)
+        return len(entries)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries. One that is added or deleted meanwhile may or may not show."""

@@ -22,6 +22,8 @@ MAP_GET_NEXT_KEY = 4
 OBJ_PIN = 6
 OBJ_GET = 7
 PROG_TEST_RUN = 10
+PROG_GET_NEXT_ID = 11
+PROG_GET_FD_BY_ID = 13
 MAP_GET_FD_BY_ID = 14
 OBJ_GET_INFO_BY_FD = 15
 RAW_TRACEPOINT_OPEN = 17
@@ -32,9 +34,14 @@ ENABLE_STATS = 32
 ITER_CREATE = 33
 
 MAP_TYPE_HASH = 1
+MAP_TYPE_ARRAY = 2
+MAP_TYPE_PERCPU_ARRAY = 6
 MAP_TYPE_LPM_TRIE = 11
+MAP_TYPE_ARRAY_OF_MAPS = 12
+MAP_TYPE_RINGBUF = 27
 F_NO_PREALLOC = 1
 F_NOEXIST = 1
+PROG_TYPE_LSM = 29
 TRACE_ITER = 28
 STATS_RUN_TIME = 0
 
@@ -255,6 +262,32 @@ def test_run(program_fd: int, context: bytes) -> tuple[int, bytes]:
 def enable_run_stats() -> int:
     """Make the kernel count program runs until the returned descriptor is closed (5.8)."""
     return bpf(ENABLE_STATS, struct.pack("I", STATS_RUN_TIME))
+
+
+def program_ids() -> Iterator[int]:
+    """Yield the ids of all programs in the kernel."""
+    ident = 0
+    while True:
+        attr = ctypes.create_string_buffer(struct.pack("III", ident, 0, 0), 12)
+        try:
+            bpf(PROG_GET_NEXT_ID, attr)
+        except FileNotFoundError:
+            return
+        ident = struct.unpack_from("I", attr, 4)[0]
+        yield ident
+
+
+def program_fd(ident: int) -> int:
+    """Return a descriptor for the program with this id."""
+    return bpf(PROG_GET_FD_BY_ID, struct.pack("III", ident, 0, 0))
+
+
+def program_name(fd: int) -> tuple[int, str]:
+    """Return (type, name cut to 15 bytes) of a program."""
+    info = ctypes.create_string_buffer(232)
+    bpf(OBJ_GET_INFO_BY_FD, struct.pack("IIQ", fd, len(info), _address(info)))
+    kind: int = struct.unpack_from("I", info, 0)[0]
+    return kind, info.raw[64:80].split(b"\0")[0].decode(errors="replace")
 
 
 def program_info(fd: int) -> dict[str, int]:

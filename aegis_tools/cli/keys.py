@@ -1,0 +1,151 @@
+"""``aegisbpf keys``: make signing keys, choose which are trusted on this host."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from aegis_tools.cli.output import App, table
+from aegis_tools.control import files, keystore
+from aegis_tools.control.apply import remember
+from aegis_tools.control.lock import locked
+from aegis_tools.control.store import Store
+
+_MAX_KEY = 4096
+
+
+def build(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
+    command = commands.add_parser(
+        "generate",
+        help="make a key pair",
+        description="Writes PREFIX.key (secret, mode 0600; keep it off managed hosts) and "
+        "PREFIX.pub. Existing files are never overwritten.",
+        epilog="example: aegisbpf keys generate /root/keys/ops --comment 'ops 2026'",
+    )
+    command.add_argument("prefix", metavar="PREFIX", type=Path)
+    command.add_argument("--comment", default="", help="who or what the key is for")
+    command.set_defaults(run=generate)
+    command = commands.add_parser("list", help="list the trusted keys and how many must sign")
+    command.set_defaults(run=list_keys)
+    command = commands.add_parser(
+        "add", help="trust a public key", epilog="example: aegisbpf keys add ops.pub"
+    )
+    command.add_argument("file", metavar="FILE.pub", type=Path)
+    command.set_defaults(run=add)
+    command = commands.add_parser(
+        "remove",
+        help="stop trusting a key",
+        epilog="example: aegisbpf keys remove 3f2a9c01",
+    )
+    command.add_argument("keyid", metavar="KEYID", help="the id or its first 8 or more digits")
+    command.add_argument("--force", action="store_true", help="even if too few keys remain")
+    command.set_defaults(run=remove)
+    command = commands.add_parser(
+        "trust",
+        help="show or set how signatures are judged",
+        epilog="example: aegisbpf keys trust --threshold 2 --group web --require-signature yes",
+    )
+    command.add_argument("--threshold", type=int, metavar="N", help="keys that must have signed")
+    command.add_argument("--group", metavar="NAME", help="bundles for this group are for us")
+    command.add_argument("--require-signature", choices=("yes", "no"))
+    command.set_defaults(run=trust)
+    command = commands.add_parser(
+        "reset-serials",
+        help="rebuild a lost record of accepted serials",
+        description="Starts the record of accepted serials anew from what is stored here. An "
+        "older bundle than the stored ones could then be replayed: use it only when told to.",
+    )
+    command.set_defaults(run=reset_serials)
+
+
+def generate(app: App, arguments: argparse.Namespace) -> int:
+    """Make a key pair."""
+    from aegis_tools.policy.keys import PrivateKey
+
+    key = PrivateKey.generate(arguments.comment)
+    secret, public = keystore.write_key_pair(arguments.prefix, key)
+    keyid = key.public.keyid
+    app.show(
+        {"keyid": keyid, "private": str(secret), "public": str(public)},
+        f"key id      {keyid}\nprivate key {secret}   (secret: never on a managed host)\n"
+        f"public key  {public}   (trust it on hosts: aegisbpf keys add {public})",
+    )
+    return 0
+
+
+def list_keys(app: App, arguments: argparse.Namespace) -> int:
+    """List the trusted keys."""
+    del arguments
+    store = keystore.KeyStore(app.paths)
+    config, entries = store.config(), store.entries()
+    rows = [(found.key.keyid, found.key.comment or "-") for found in entries]
+    text = table(rows, ("KEY ID", "COMMENT")) or "no trusted keys: policies need no signature"
+    app.show(
+        {
+            "threshold": config.threshold,
+            "group": config.group,
+            "require_signature": config.require_signature,
+            "keys": [{"keyid": keyid, "comment": comment} for keyid, comment in rows],
+        },
+        f"{text}\n{config.threshold} of {len(rows)} must sign; group {config.group}",
+    )
+    return 0
+
+
+def add(app: App, arguments: argparse.Namespace) -> int:
+    """Trust a key."""
+    text = files.read_limited(arguments.file, _MAX_KEY, what="public key file", follow=True)
+    with locked(app.paths.lock, command="keys add"):
+        found = keystore.KeyStore(app.paths).add(text)
+        remember(app.paths, "keys add", note=found.key.keyid)
+    app.show({"keyid": found.key.keyid}, f"trusted: {found.key.keyid} {found.key.comment}")
+    return 0
+
+
+def remove(app: App, arguments: argparse.Namespace) -> int:
+    """Stop trusting a key."""
+    with locked(app.paths.lock, command="keys remove"):
+        key = keystore.KeyStore(app.paths).remove(arguments.keyid, force=arguments.force)
+        remember(app.paths, "keys remove", note=key.keyid)
+    app.show({"keyid": key.keyid}, f"no longer trusted: {key.keyid} {key.comment}")
+    return 0
+
+
+def trust(app: App, arguments: argparse.Namespace) -> int:
+    """Show or set threshold, group and whether signatures are required."""
+    store = keystore.KeyStore(app.paths)
+    config = store.config()
+    if arguments.threshold is not None:
+        config = replace(config, threshold=arguments.threshold)
+    if arguments.group is not None:
+        config = replace(config, group=arguments.group)
+    if arguments.require_signature is not None:
+        config = replace(config, require_signature=arguments.require_signature == "yes")
+    if config != store.config():
+        with locked(app.paths.lock, command="keys trust"):
+            store.save_config(config)
+            remember(app.paths, "keys trust", note=config.to_bytes().decode())
+    app.show(
+        {
+            "threshold": config.threshold,
+            "group": config.group,
+            "require_signature": config.require_signature,
+        },
+        f"threshold {config.threshold}, group {config.group}, "
+        f"signature {'required' if config.require_signature else 'required once a key is trusted'}",
+    )
+    return 0
+
+
+def reset_serials(app: App, arguments: argparse.Namespace) -> int:
+    """Rebuild the record of serials."""
+    del arguments
+    with locked(app.paths.lock, command="keys reset-serials"):
+        state = Store(app.paths).reset_serials()
+        remember(app.paths, "keys reset-serials")
+    groups = {group: seen.serial for group, seen in state.groups.items()}
+    app.show({"groups": groups}, f"serials known now: {groups or 'none'}")
+    return 0

@@ -1,0 +1,164 @@
+"""``aegisbpf policy``: the options of its subcommands.
+
+What they do is in ``policy_file`` (files alone), ``policy_sign`` (bundles) and
+``policy_live`` (the kernel); only the one that is needed is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aegis_tools.cli.output import App
+
+
+def _handler(module: str, name: str) -> Callable[[App, argparse.Namespace], int]:
+    def call(app: App, arguments: argparse.Namespace) -> int:
+        found = importlib.import_module(f"aegis_tools.cli.{module}")
+        return int(getattr(found, name)(app, arguments))
+
+    return call
+
+
+def build(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
+
+    def add(name: str, module: str, text: str, *, example: str, file: bool = True) -> Any:
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=f"example: aegisbpf policy {example}"
+        )
+        if file:
+            command.add_argument("file", metavar="FILE", type=Path)
+        command.set_defaults(run=_handler(module, name.replace("-", "_")))
+        return command
+
+    _file_commands(add)
+    _sign_commands(add)
+    _live_commands(add)
+
+
+def _file_commands(add: Callable[..., Any]) -> None:
+    add(
+        "lint",
+        "policy_file",
+        "find errors, and what is probably not meant",
+        example="lint policy.conf",
+    )
+    add(
+        "validate",
+        "policy_file",
+        "lint, and check that the files it names exist here",
+        example="validate /etc/aegisbpf/policy.conf",
+    )
+    command = add(
+        "convert",
+        "policy_file",
+        "rewrite a policy in the other format (comments are not kept)",
+        example="convert policy.conf --to yaml --output policy.yaml",
+    )
+    command.add_argument("--to", choices=("text", "yaml"), required=True)
+    command.add_argument("--output", metavar="FILE", type=Path, help="default: stdout")
+
+
+def _sign_commands(add: Callable[..., Any]) -> None:
+    command = add(
+        "sign",
+        "policy_sign",
+        "sign a policy into a bundle",
+        example="sign policy.yaml --key ops.key --expires 90d --output policy.bundle",
+    )
+    command.add_argument(
+        "--key", metavar="FILE", type=Path, action="append", required=True, dest="keys"
+    )
+    command.add_argument("--output", metavar="FILE", type=Path, required=True)
+    command.add_argument(
+        "--serial",
+        type=int,
+        metavar="N",
+        help="higher than every bundle before for the group (default: the Unix time)",
+    )
+    command.add_argument(
+        "--expires",
+        default="90d",
+        metavar="WHEN",
+        help="30d, 12h, an RFC 3339 date, or never (default: %(default)s)",
+    )
+    command.add_argument("--group", default="default", metavar="NAME", help="hosts it is for")
+    command = add(
+        "cosign",
+        "policy_sign",
+        "add a signature to a bundle",
+        example="cosign policy.bundle --key second.key --output policy.bundle2",
+    )
+    command.add_argument(
+        "--key", metavar="FILE", type=Path, action="append", required=True, dest="keys"
+    )
+    command.add_argument("--output", metavar="FILE", type=Path, required=True)
+    add(
+        "verify",
+        "policy_sign",
+        "say what a bundle claims and whether this host accepts it",
+        example="verify policy.bundle",
+    )
+
+
+def _live_commands(add: Callable[..., Any]) -> None:
+    for name, text in (
+        ("plan", "show what an apply would change; changes nothing"),
+        ("diff", "like plan, but exit 9 where live and file differ"),
+        ("apply", "make a policy live, in one step"),
+    ):
+        command = add(name, "policy_live", text, example=f"{name} /etc/aegisbpf/policy.conf")
+        command.add_argument(
+            "--allow-unsigned", action="store_true", help="although this host trusts keys"
+        )
+        command.add_argument(
+            "--reset", action="store_true", help="drop rules made by hand instead of keeping them"
+        )
+        if name == "apply":
+            command.add_argument("--dry-run", action="store_true", help="the same as plan")
+            command.add_argument(
+                "--strict", action="store_true", help="refuse where any rule matches nothing"
+            )
+            command.add_argument(
+                "--mode", choices=("audit", "enforce"), help="and set the host's mode"
+            )
+    command = add(
+        "rollback",
+        "policy_live",
+        "apply the policy before the current one again",
+        example="rollback --dry-run",
+        file=False,
+    )
+    command.add_argument("--dry-run", action="store_true", help="show the plan only")
+    add("show", "policy_live", "print the live policy and where it comes from", example="show",
+        file=False)  # fmt: skip
+    command = add(
+        "export",
+        "policy_live",
+        "write what is live, rules made by hand included, as a policy file",
+        example="export live.yaml",
+    )
+    command.add_argument("--to", choices=("text", "yaml"), help="default: by the file's ending")
+    command = add(
+        "verify-live",
+        "policy_live",
+        "check that the live maps are what was applied; exit 9 if somebody changed them",
+        example="verify-live --strict",
+        file=False,
+    )
+    command.add_argument(
+        "--strict", action="store_true", help="exit 9 for rules made or removed by hand, too"
+    )
+    command = add(
+        "history",
+        "policy_live",
+        "list the policies applied here",
+        example="history --limit 5",
+        file=False,
+    )
+    command.add_argument("--limit", type=int, default=20, metavar="N")

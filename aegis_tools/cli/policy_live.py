@@ -1,0 +1,231 @@
+"""``aegisbpf policy plan``, ``apply``, ``rollback``, ``show``, ``export`` and ``verify-live``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from aegis_tools.cli.output import App, table
+from aegis_tools.control import files, manual
+from aegis_tools.control.apply import (
+    Prepared,
+    carry_out,
+    check_strict,
+    prepare,
+    previous_source,
+    remember,
+    stored_policy,
+)
+from aegis_tools.control.history import History
+from aegis_tools.control.keystore import KeyStore
+from aegis_tools.control.live import Live
+from aegis_tools.control.lock import locked
+from aegis_tools.control.mode import check_can_enforce, set_mode
+from aegis_tools.control.source import Source, read_source
+from aegis_tools.control.store import Store
+from aegis_tools.control.verify_live import verify_live as compare
+from aegis_tools.errors import AegisError, DriftError
+from aegis_tools.kernel.layout import Config, uid_key
+from aegis_tools.kernel.pins import Pins
+from aegis_tools.policy.convert import convert
+from aegis_tools.policy.model import Mode, Policy
+
+
+def _source(app: App, arguments: argparse.Namespace) -> Source:
+    return read_source(
+        arguments.file,
+        KeyStore(app.paths),
+        Store(app.paths),
+        now=int(time.time()),
+        allow_unsigned=arguments.allow_unsigned,
+    )
+
+
+def plan(app: App, arguments: argparse.Namespace) -> int:
+    """Show what an apply would do."""
+    prepared = _prepared(app, arguments)
+    app.show(prepared.plan.to_dict(), prepared.plan.as_text)
+    return 0
+
+
+def diff(app: App, arguments: argparse.Namespace) -> int:
+    """Show what an apply would do, and exit 9 unless that is nothing."""
+    prepared = _prepared(app, arguments)
+    app.show(prepared.plan.to_dict(), prepared.plan.as_text)
+    differs = prepared.plan.changes or prepared.plan.refreshed
+    return DriftError.exit_code if differs else 0
+
+
+def _prepared(app: App, arguments: argparse.Namespace) -> Prepared:
+    source = _source(app, arguments)
+    with Live(Pins(app.paths.pins)) as live:
+        return prepare(live, source, Store(app.paths), now=time.time(), drop_manual=arguments.reset)
+
+
+def apply(app: App, arguments: argparse.Namespace) -> int:
+    """Make a policy live."""
+    try:
+        source = _source(app, arguments)
+    except AegisError as error:
+        _remember_refusal(app, arguments, error)
+        raise
+    return _apply(app, source, arguments, action="policy apply")
+
+
+def _remember_refusal(app: App, arguments: argparse.Namespace, error: AegisError) -> None:
+    """A refused policy is worth a line; being unable to write it is not worth another error."""
+    if arguments.dry_run:
+        return
+    try:
+        with locked(app.paths.lock, command="policy apply", timeout=1):
+            remember(app.paths, "policy apply", result=error.code, note=error.message)
+    except (AegisError, OSError):
+        return
+
+
+def rollback(app: App, arguments: argparse.Namespace) -> int:
+    """Apply the previous policy."""
+    arguments.reset = arguments.strict = False
+    arguments.mode = None
+    return _apply(app, previous_source(app.paths), arguments, action="policy rollback")
+
+
+def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: str) -> int:
+    with locked(app.paths.lock, command=action), Live(Pins(app.paths.pins)) as live:
+        prepared = prepare(
+            live, source, Store(app.paths), now=time.time(), drop_manual=arguments.reset
+        )
+        if arguments.strict:
+            check_strict(prepared)
+        if arguments.mode == "enforce":
+            check_can_enforce(live)
+        if not arguments.dry_run:
+            if arguments.mode == "audit":
+                set_mode(live, Mode.AUDIT)
+            carry_out(app.paths, live, prepared, action=action)
+            if arguments.mode == "enforce":
+                set_mode(live, Mode.ENFORCE)
+        state = describe_state(live)
+    record = source.record
+    data = {
+        "applied": not arguments.dry_run,
+        "digest": record.digest,
+        "serial": record.serial,
+        "signers": list(record.signers),
+        **state,
+        "plan": prepared.plan.to_dict(),
+    }
+    verb = "dry run, nothing changed" if arguments.dry_run else f"policy applied: {record.name}"
+    signed = f"serial {record.serial}" if record.signed else "unsigned"
+    app.show(
+        data,
+        lambda: (
+            f"{prepared.plan.as_text()}\n{verb} ({signed}, digest {record.digest[:16]}); "
+            f"{state['summary']}"
+        ),
+    )
+    return 0
+
+
+def describe_state(live: Live) -> dict[str, Any]:
+    """Return mode and what it amounts to."""
+    mode = "enforce" if live.config(Config.MODE) else "audit"
+    fallback = live.pins.is_fallback()
+    attached = live.pins.is_attached()
+    if not attached:
+        summary = "DETACHED: nothing is denied or watched (aegisbpf attach)"
+    elif fallback:
+        summary = "AUDIT FALLBACK: nothing can be refused on this boot"
+    elif mode == "audit":
+        summary = "mode audit: matches are logged, nothing is refused"
+    else:
+        summary = "mode ENFORCE: matches are refused"
+    return {"mode": mode, "fallback": fallback, "attached": attached, "summary": summary}
+
+
+def show(app: App, arguments: argparse.Namespace) -> int:
+    """Print the live policy and where it comes from."""
+    del arguments
+    store = Store(app.paths)
+    with Live(Pins(app.paths.pins)) as live:
+        info, records = live.info(), live.manual_rules()
+        state = describe_state(live)
+        policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
+    record = next((r for r in store.records() if r and r.digest == info.bundle.hex()), None)
+    facts = {
+        "digest": info.bundle.hex() if any(info.bundle) else "",
+        "serial": info.serial,
+        "signers": list(record.signers) if record else [],
+        "applied": _moment(info.applied_ns // 10**9) if info.applied_ns else "",
+        "content": info.content.hex(),
+        "rules": len(policy.rules),
+        "manual": sorted(manual.id_of(found) for found in records.values()),
+        **state,
+    }
+    head = [f"# {name}: {value}" for name, value in facts.items() if name != "manual"]
+    head += [f"# made by hand: {rule}" for rule in facts["manual"]]
+    app.show({**facts, "policy": convert(policy, "yaml")},
+             lambda: "\n".join([*head, convert(policy, "yaml").rstrip()]))  # fmt: skip
+    return 0
+
+
+def export(app: App, arguments: argparse.Namespace) -> int:
+    """Write what is live as a policy file."""
+    form = arguments.to or ("text" if arguments.file.suffix == ".conf" else "yaml")
+    policy = live_policy(app)
+    text = convert(policy, form)
+    if str(arguments.file) == "-":
+        app.out.write(text)
+        return 0
+    files.write_atomic(Path(arguments.file), text.encode(), what="policy file", mode=0o644)
+    app.show(
+        {"output": str(arguments.file), "rules": len(policy.rules)},
+        f"{arguments.file}: {len(policy.rules)} rules",
+    )
+    return 0
+
+
+def live_policy(app: App) -> Policy:
+    """Return the stored policy's rules that are live, and those made by hand."""
+    store = Store(app.paths)
+    with Live(Pins(app.paths.pins)) as live:
+        info, records = live.info(), live.manual_rules()
+        found = live.entries("rules")
+    policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
+    kept = [r for r in policy.rules if uid_key(r.id) in found]
+    by_hand = [rule for rule in map(manual.to_rule, records.values()) if rule is not None]
+    cgroups = [*policy.allow_cgroups, *manual.cgroups_of(records.values())]
+    return Policy((*kept, *by_hand), tuple(dict.fromkeys(cgroups)), policy.version)
+
+
+def verify_live(app: App, arguments: argparse.Namespace) -> int:
+    """Compare the live maps with what was applied."""
+    with Live(Pins(app.paths.pins)) as live:
+        verdict = compare(live, Store(app.paths))
+    app.show(verdict.to_dict(), verdict.as_text)
+    bad = verdict.drifted if arguments.strict else verdict.tampered
+    return DriftError.exit_code if bad else 0
+
+
+def history(app: App, arguments: argparse.Namespace) -> int:
+    """List the policies applied here."""
+    listing = History(app.paths.history).read(1000)
+    found = [entry for entry in listing.entries if entry.action.startswith("policy")]
+    found = found[: arguments.limit]
+    rows = [
+        (_moment(e.time), e.action, e.result, e.digest[:16] or "-", e.serial or "-", e.note or "-")
+        for e in found
+    ]
+    app.show(
+        {"entries": [vars(entry) | {"counts": dict(entry.counts)} for entry in found]},
+        table(rows, ("TIME", "ACTION", "RESULT", "DIGEST", "SERIAL", "NOTE"))
+        or "no policy was applied here yet",
+    )
+    return 0
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

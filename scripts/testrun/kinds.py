@@ -1,0 +1,69 @@
+"""The kinds of tests: which command runs each, and which file says what it found."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+MACHINE_SECONDS = 1800
+MACHINE_MIB = 2048
+"""What scripts/vm gives a machine by default."""
+
+
+class Job(NamedTuple):
+    """One command.
+
+    Attributes:
+        name: ``unit``, or ``vm 6.1``.
+        argv: The command.
+        results: The JUnit file that it writes.
+        quiet: Its output goes to a log beside the results, shown where it fails.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    results: Path
+    quiet: bool = False
+
+
+KINDS = ("check", "unit", "kernel", "vm")
+
+
+def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
+    """Return the commands of one kind."""
+    python = sys.executable
+    file = results / f"{kind}.xml"
+    pytest = (python, "-m", "pytest", "--quiet", f"--junitxml={file}")
+    if kind == "check":
+        return [Job(kind, (python, "scripts/check", f"--junit={file}"), file)]
+    if kind == "unit":
+        return [Job(kind, (*pytest, "-m", "not kernel and not vm", "tests"), file)]
+    if kind == "kernel":
+        return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file)]
+    vm = (python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}")
+    return [
+        Job(f"vm {name}", (*vm, "--kernel", name), results / f"vm-{name}.xml", quiet=True)
+        for name in kernels
+    ]
+
+
+def machines_at_once(memory_mib: int, cores: int) -> int:
+    """Return how many machines this host carries: 2 at most, with as much again left over."""
+    return 2 if cores >= 2 and memory_mib >= 4 * MACHINE_MIB else 1
+
+
+def host_memory_mib() -> int:
+    """Return the memory that is there to be used."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def host_cores() -> int:
+    """Return the cores this process may use."""
+    return len(os.sched_getaffinity(0))

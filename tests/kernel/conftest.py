@@ -1,0 +1,65 @@
+"""Tests of this folder use this kernel's own bpf(2), as root, on a bpffs of their own.
+
+They are all marked ``kernel``. Selected where they cannot run they are an error, never skipped.
+What is loaded here is the audit fallback, whatever this kernel can: nothing is ever denied.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from kernel_support import NO_LSM, REPOSITORY
+
+from aegis_tools.kernel import loader
+from aegis_tools.kernel.features import mount_if_missing
+from aegis_tools.kernel.pins import Pins
+from aegis_tools.paths import Paths
+
+HERE = Path(__file__).parent
+MNT_DETACH = 2
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("kernel")
+    yield
+    if os.geteuid() != 0 and any(item.get_closest_marker("kernel") for item in items):
+        raise pytest.UsageError("tests/kernel need root: sudo make kernel")
+
+
+@pytest.fixture(scope="session")
+def built() -> None:
+    """Build the objects: cheap where they are there."""
+    subprocess.run(["make", "--silent", "-C", "bpf", "all", "tests"], cwd=REPOSITORY, check=True)
+
+
+@pytest.fixture
+def paths(tmp_path: Path, built: None) -> Iterator[Paths]:
+    """Return paths below a temporary root with a BPF file system."""
+    del built
+    paths = Paths(tmp_path / "root")
+    mount_if_missing("bpf", paths.bpffs)
+    yield paths
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.umount2(os.fsencode(paths.bpffs), MNT_DETACH) == 0
+
+
+@pytest.fixture
+def pins(paths: Paths) -> Pins:
+    """Return where a test pins what it loads; nothing is loaded."""
+    return Pins(paths.pins)
+
+
+@pytest.fixture
+def loaded(pins: Pins) -> Pins:
+    """Return the pins of a finished load with small maps."""
+    sizes = {spec.name: 512 for spec in loader.POLICY_MAPS}
+    loader.load(pins, NO_LSM, loader.LoadOptions(capacities=sizes))
+    return pins

@@ -1,0 +1,381 @@
+"""Apply, plan, roll back, verify: the commands against real maps, trust and a real disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis_tools.cli.main import run
+from aegis_tools.control.live import Live, committed_digest, live_digest
+from aegis_tools.kernel.pins import Pins
+from aegis_tools.paths import Paths
+
+BASE = "version=1\n[deny_path]\n{a}\n{b}\n[deny_ip]\n203.0.113.7\n"
+
+
+class Host:
+    """A host below a temporary root, with what its commands print."""
+
+    def __init__(self, paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+        self.paths, self._capsys = paths, capsys
+
+    def __call__(self, *argv: str | Path, code: int = 0) -> dict[str, Any]:
+        """Run a command in this process and return its JSON document."""
+        self._capsys.readouterr()
+        result = run(["--json", "--root", str(self.paths.root), *map(str, argv)])
+        out = self._capsys.readouterr().out
+        assert result == code, out
+        return dict(json.loads(out))
+
+    def start(self, *argv: str | Path) -> subprocess.Popen[bytes]:
+        """Start a command as a process of its own."""
+        command = [sys.executable, "-m", "aegis_tools", "--json", "--root", str(self.paths.root)]
+        return subprocess.Popen(
+            [*command, *map(str, argv)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def digest(self) -> bytes:
+        with Live(Pins(self.paths.pins)) as live:
+            assert live_digest(live) == committed_digest(live.info())
+            return live.info().bundle
+
+
+@pytest.fixture
+def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
+    del loaded
+    return Host(paths, capsys)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Return two files and a policy that denies them."""
+    found = {name: tmp_path / name for name in "ab"}
+    for path in found.values():
+        path.write_text("secret")
+    found["policy"] = tmp_path / "policy.conf"
+    found["policy"].write_text(BASE.format(**found))
+    return found
+
+
+@pytest.fixture
+def signed(host: Host, files: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """Return two keys, the first of them trusted, and bundles of serial 1 and 2."""
+    made = {name: tmp_path / f"{name}.bundle" for name in ("one", "two")}
+    for name in ("k1", "k2"):
+        host("keys", "generate", tmp_path / name)
+        made[name] = tmp_path / f"{name}.key"
+    host("keys", "add", tmp_path / "k1.pub")
+    sign = ("policy", "sign", files["policy"], "--key", made["k1"])
+    host(*sign, "--serial", "1", "--output", made["one"])
+    files["policy"].write_text(BASE.format(**files).replace(f"{files['b']}\n", ""))
+    host(*sign, "--serial", "2", "--output", made["two"])
+    return made
+
+
+def test_a_plan_changes_nothing_and_the_apply_does_what_it_said(host: Host, files: Any) -> None:
+    before = host.digest()
+    planned = host("policy", "plan", files["policy"])
+    assert host.digest() == before
+    applied = host("policy", "apply", files["policy"])["plan"]
+    assert applied["changes"] == planned["changes"]
+    assert planned["counts"]["added"] == 3
+    assert host.digest().hex() == planned["after"]
+
+
+def test_a_dry_run_changes_nothing(host: Host, files: Any) -> None:
+    assert host("policy", "apply", files["policy"], "--dry-run")["applied"] is False
+    assert host.digest() == bytes(32)
+    assert not host.paths.current.exists()
+
+
+def test_a_second_apply_finds_nothing_to_do(host: Host, files: Any) -> None:
+    host("policy", "apply", files["policy"])
+    assert host("policy", "apply", files["policy"])["plan"]["changed"] is False
+    assert host("policy", "diff", files["policy"])["changed"] is False
+
+
+def test_a_replaced_file_is_seen_as_a_refresh(host: Host, files: Any, tmp_path: Path) -> None:
+    host("policy", "apply", files["policy"])
+    (tmp_path / "new").write_text("secret")
+    (tmp_path / "new").rename(files["a"])
+    plan = host("policy", "diff", files["policy"], code=9)
+    assert plan["changes"] == []
+    assert plan["refreshed"] >= 2
+    host("policy", "apply", files["policy"])
+    assert host("policy", "diff", files["policy"])["changed"] is False
+
+
+def test_a_missing_file_is_a_warning_and_with_strict_an_error(host: Host, files: Any) -> None:
+    files["b"].unlink()
+    plan = host("policy", "plan", files["policy"])
+    assert [problem["rule"] for problem in plan["problems"]] == [f"path:{files['b']}"]
+    error = host("policy", "apply", files["policy"], "--strict", code=3)
+    assert "does not exist yet" in error["message"]
+    assert host.digest() == bytes(32)
+    host("policy", "apply", files["policy"])
+
+
+def test_every_error_of_a_policy_is_reported_at_once(host: Host, files: Any) -> None:
+    files["policy"].write_text("version=1\n[deny_path]\nrelative\n[deny_ip]\n999.1.1.1\n[what]\n")
+    found = host("policy", "lint", files["policy"], code=3)
+    assert [problem["line"] for problem in found["problems"]] == [3, 5, 6]
+    assert host("policy", "apply", files["policy"], code=3)["problems"] == found["problems"]
+
+
+def test_a_signed_policy_can_remove_a_rule(host: Host, files: Any, signed: Any) -> None:
+    host("policy", "apply", signed["one"])
+    plan = host("policy", "apply", signed["two"])["plan"]
+    assert plan["changes"] == [{"sign": "-", "rule": f"path:{files['b']}", "what": ""}]
+
+
+def test_the_same_bundle_is_accepted_after_a_restart(host: Host, signed: Any) -> None:
+    host("policy", "apply", signed["one"])
+    host("reset")
+    host("load")
+    host("policy", "apply", signed["one"])
+    assert host("policy", "show")["serial"] == 1
+
+
+def test_a_rollback_brings_the_policy_before_back(host: Host, signed: Any) -> None:
+    host("policy", "apply", signed["one"])
+    first = host.digest()
+    host("policy", "apply", signed["two"])
+    plan = host("policy", "rollback", "--dry-run")["plan"]
+    assert [change["sign"] for change in plan["changes"]] == ["+"]
+    assert host.digest() != first
+    host("policy", "rollback")
+    assert host.digest() == first
+    assert host("policy", "apply", signed["one"], code=4)["error"] == "trust_serial_too_low"
+
+
+def test_a_rollback_without_a_past_says_so(host: Host, files: Any) -> None:
+    host("policy", "apply", files["policy"])
+    assert "no previous policy" in host("policy", "rollback", code=8)["message"]
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("tampered", "bad_signature"),
+        ("expired", "expired"),
+        ("not_yet", "not_yet_valid"),
+        ("group", "wrong_group"),
+        ("stranger", "unknown_signer"),
+        ("threshold", "under_threshold"),
+        ("replayed", "serial_too_low"),
+        ("reused", "serial_reused"),
+        ("plain", "unsigned"),
+    ],
+)
+def test_a_bundle_that_is_not_acceptable_is_refused_for_its_own_reason(
+    host: Host, files: Any, signed: Any, tmp_path: Path, how: str, code: str
+) -> None:
+    bad = tmp_path / "bad.bundle"
+    sign = ("policy", "sign", files["policy"], "--output", bad, "--key")
+    if how == "tampered":
+        import base64
+
+        envelope = json.loads(signed["one"].read_bytes())
+        payload = base64.b64decode(envelope["payload"]).replace(b'"serial":1', b'"serial":9')
+        bad.write_text(json.dumps({**envelope, "payload": base64.b64encode(payload).decode()}))
+    elif how == "expired":
+        host(*sign, signed["k1"], "--expires", "0s")
+    elif how == "not_yet":
+        from aegis_tools.control.keystore import load_private_key
+        from aegis_tools.policy.bundle import make_bundle
+
+        later = int(time.time()) + 9999
+        bad.write_bytes(
+            make_bundle(
+                files["policy"].read_text(), policy_name="p.conf", serial=9, created=later,
+                expires=None, keys=[load_private_key(signed["k1"])],
+            ).to_bytes()
+        )  # fmt: skip
+    elif how == "group":
+        host(*sign, signed["k1"], "--group", "web")
+    elif how == "stranger":
+        host(*sign, signed["k2"])
+    elif how == "threshold":
+        host("keys", "add", tmp_path / "k2.pub")
+        host("keys", "trust", "--threshold", "2")
+        bad = signed["one"]
+    elif how == "replayed":
+        host("policy", "apply", signed["two"])
+        bad = signed["one"]
+    elif how == "reused":
+        host("policy", "apply", signed["one"])
+        host(*sign, signed["k1"], "--serial", "1")
+    else:
+        bad = files["policy"]
+    before = host.digest()
+    error = host("policy", "apply", bad, code=4)
+    assert error["error"] == f"trust_{code}"
+    assert error["hint"]
+    assert host.digest() == before
+    entry = host("policy", "history")["entries"][0]
+    assert (entry["action"], entry["result"]) == ("policy apply", f"trust_{code}")
+
+
+def test_two_of_two_signatures_are_enough(host: Host, signed: Any, tmp_path: Path) -> None:
+    host("keys", "add", tmp_path / "k2.pub")
+    host("keys", "trust", "--threshold", "2")
+    both = tmp_path / "both.bundle"
+    host("policy", "cosign", signed["one"], "--key", signed["k2"], "--output", both)
+    assert len(host("policy", "apply", both)["signers"]) == 2
+
+
+def test_a_map_changed_behind_our_back_is_found(host: Host, files: Any) -> None:
+    host("policy", "apply", files["policy"])
+    assert host("policy", "verify-live")["tampered"] is False
+    with Live(Pins(host.paths.pins)) as live:
+        inner = live.inner("deny_ipv4_map")
+        assert inner is not None
+        with inner:
+            inner.delete(bytes([203, 0, 113, 7]))
+    found = host("policy", "verify-live", code=9)
+    assert found["tampered"] is True
+    assert found["counts"] == {"deny_ipv4_map": {"recorded": 1, "found": 0}}
+
+
+def test_a_swapped_value_is_found_though_the_counts_agree(host: Host, files: Any) -> None:
+    host("policy", "apply", files["policy"])
+    with Live(Pins(host.paths.pins)) as live:
+        inner = live.inner("rules")
+        assert inner is not None
+        with inner:
+            uid = next(uid for uid, _ in inner.items())
+            inner.set(uid, bytes(8))
+    found = host("policy", "verify-live", code=9)
+    assert found["tampered"] is True
+    assert found["counts"] == {}
+    assert found["altered"]
+
+
+def test_a_policy_that_does_not_fit_touches_nothing_and_says_what_to_raise(
+    host: Host, files: Any
+) -> None:
+    host("policy", "apply", files["policy"])
+    before = host.digest()
+    lines = "\n".join(f"1:{n}" for n in range(1, 600))
+    files["policy"].write_text(f"version=1\n[deny_inode]\n{lines}\n")
+    error = host("policy", "apply", files["policy"], code=3)
+    assert error["wanted"] > error["capacity"] == 512
+    assert error["option"] in error["hint"]
+    assert host.digest() == before
+
+
+@contextlib.contextmanager
+def mounted(where: Path, *options: str) -> Iterator[None]:
+    where.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(where)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+@pytest.mark.parametrize("fault", ["read-only", "full"])
+def test_with_a_state_folder_that_cannot_be_written_the_old_policy_stays(
+    host: Host, files: Any, fault: str
+) -> None:
+    with mounted(host.paths.state, "-o", "size=64k,mode=700"):
+        host("policy", "apply", files["policy"])
+        before = host.digest()
+        files["policy"].write_text(files["policy"].read_text() + "198.51.100.1\n" * 1)
+        if fault == "full":
+            filler = host.paths.state / "filler"
+            with contextlib.suppress(OSError):
+                filler.write_bytes(bytes(1 << 20))
+        else:
+            remount = ["mount", "-o", "remount,ro", str(host.paths.state)]
+            subprocess.run(remount, check=True)
+        error = host("policy", "apply", files["policy"], code=8)
+        assert error["hint"]
+        assert host.digest() == before
+        if fault == "full":
+            filler.unlink()
+        else:
+            subprocess.run(["mount", "-o", "remount,rw", str(host.paths.state)], check=True)
+        host("policy", "apply", files["policy"])
+        assert host.digest() != before
+
+
+def test_killed_at_any_instant_an_apply_leaves_the_old_or_the_new_policy(
+    host: Host, signed: Any
+) -> None:
+    rng = random.Random(7)
+    host("policy", "apply", signed["one"])
+    host("policy", "apply", signed["two"])
+    known = {host("policy", "show")["digest"]}
+    host("policy", "rollback")
+    known.add(host("policy", "show")["digest"])
+    seen = set()
+    for _ in range(40):
+        process = host.start("policy", "rollback")
+        time.sleep(rng.uniform(0.05, 0.45))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        seen.add(host.digest().hex())
+    assert seen <= known
+    host("policy", "rollback")
+    host("policy", "verify-live")
+
+
+def test_two_applies_at_once_both_succeed_and_one_is_live(
+    host: Host, files: Any, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.conf"
+    other.write_text("version=1\n[deny_port]\n4444:tcp\n")
+    with ThreadPoolExecutor(4) as pool:
+        wanted = [files["policy"], other] * 3
+        started = [host.start("policy", "apply", path) for path in wanted]
+        results = list(pool.map(lambda process: process.communicate(), started))
+    assert [process.returncode for process in started] == [0] * 6, results
+    digests = {json.loads(out)["digest"] for out, _ in results}
+    assert len(digests) == 2
+    assert host.digest().hex() in digests
+    assert host("policy", "verify-live")["drifted"] is False
+    assert host("policy", "show")["digest"] == host.digest().hex()
+
+
+def test_reset_says_what_it_did_and_can_be_repeated(host: Host, files: Any) -> None:
+    host("policy", "apply", files["policy"])
+    assert host("reset", "--dry-run")["would_remove"]["links"]
+    report = host("reset")
+    assert report["programs_left"] == 0
+    assert sorted(report["probed"]) == sorted(str(files[name]) for name in "ab")
+    assert host("reset")["pins"] == 0
+    assert host("policy", "plan", files["policy"], code=6)["error"] == "not_loaded"
+
+
+def test_reset_works_with_half_of_the_pins_gone(host: Host, files: Any) -> None:
+    host("policy", "apply", files["policy"])
+    for part in ("maps", "links"):
+        for name in Pins(host.paths.pins).names(part)[::2]:
+            Pins(host.paths.pins).remove(part, name)
+    assert host("reset")["programs_left"] == 0
+    assert not host.paths.pins.exists()
+
+
+def test_export_writes_what_is_live(host: Host, files: Any, tmp_path: Path) -> None:
+    host("policy", "apply", files["policy"])
+    host("policy", "export", tmp_path / "live.conf")
+    assert host("policy", "diff", tmp_path / "live.conf")["changed"] is True  # another digest
+    text = (tmp_path / "live.conf").read_text()
+    assert sorted(text.split()) == sorted(files["policy"].read_text().split())
