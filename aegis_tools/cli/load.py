@@ -9,7 +9,7 @@ from aegis_tools.control import survival
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.kernel import loader
-from aegis_tools.kernel.features import read_features
+from aegis_tools.kernel.features import mount_securityfs, read_features
 from aegis_tools.kernel.pins import Pins
 
 CAPACITY_OPTIONS = {
@@ -80,6 +80,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 def load(app: App, arguments: argparse.Namespace) -> int:
     """Load, attach and pin."""
     pins = Pins(app.paths.pins)
+    mount_securityfs()
     with locked(app.paths.lock, command="load"):
         loaded = loader.load(
             pins,

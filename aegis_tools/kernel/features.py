@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
 from dataclasses import asdict, dataclass
@@ -65,6 +66,14 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
+
+
+def mount_securityfs(root: Path = Path("/")) -> None:
+    """Mount securityfs where it is missing: without it nobody can say which LSMs are active."""
+    where = root / "sys/kernel/security"
+    if not (where / "lsm").exists():
+        with contextlib.suppress(KernelError, OSError):
+            mount_if_missing("securityfs", where)
 
 
 def is_bpffs(path: Path) -> bool:

@@ -116,6 +116,12 @@ def load(
         mount_if_missing("bpf", pins.base.parent)
     if pins.is_loaded():
         check_layout(pins)
+        check_sizes(pins, options)
+        if require_lsm and pins.is_fallback():
+            raise KernelError(
+                "the audit fallback is loaded, which cannot enforce",
+                hint="once BPF LSM is active: aegisbpf reset && aegisbpf load",
+            )
         attach(pins)
         pins.staging.remove_all()
         return Loaded(False, pins.is_fallback())
@@ -208,6 +214,26 @@ def check_layout(pins: Pins) -> None:
             "another version of Aegis is loaded",
             hint="run: aegisbpf reset && aegisbpf load   (enforcement is off in between)",
             detail=f"layout {found}, this program has {LAYOUT}",
+        )
+
+
+def check_sizes(pins: Pins, options: LoadOptions) -> None:
+    """Raise KernelError where sizes were asked for that are not the loaded ones."""
+    loaded = {}
+    with pins.open_map("capacities") as capacities:
+        for index, spec in enumerate(POLICY_MAPS):
+            value = capacities.get(index.to_bytes(4, "little")) or b""
+            loaded[spec.name] = int.from_bytes(value, "little")
+    with pins.open_map("events") as events:
+        loaded["events"] = events.max_entries
+    asked = dict(options.capacities)
+    if options.ringbuf_bytes != RINGBUF_BYTES:
+        asked["events"] = options.ringbuf_bytes
+    other = [f"{name} {loaded[name]}, not {n}" for name, n in asked.items() if loaded[name] != n]
+    if other:
+        raise KernelError(
+            f"loaded with other sizes: {'; '.join(other)}",
+            hint="run: aegisbpf reset, then load with these options (nothing is denied in between)",
         )
 
 
