@@ -123,18 +123,11 @@ def usage(maps: Mapping[str, Entries]) -> Usage:
 def tidy(maps: Mapping[str, Entries], removed: Iterable[int] = ()) -> dict[str, Entries]:
     """Return maps without some rules, and without what cannot matter.
 
-    That is entries of rules that are no more, attributes of rules without an entry, and
-    directories noted only because a name in them was ruled.
+    That is entries of rules that are no more, and directories noted only because a name in
+    them was ruled.
     """
     attributes = {int.from_bytes(uid, "little") for uid in maps["rules"]}
-    used = usage(maps).used
-    result = strip(maps, (used - attributes) | set(removed))
-    left = usage(result).used
-    result["rules"] = {
-        uid: value
-        for uid, value in result["rules"].items()
-        if int.from_bytes(uid, "little") in left
-    }
+    result = strip(maps, (usage(maps).used - attributes) | set(removed))
     result["deny_dir_map"] = _directories(result)
     return result
 

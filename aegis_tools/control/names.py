@@ -78,16 +78,12 @@ class Names:
         return ManualRule.unpack(value) if value else None
 
     def all(self) -> dict[int, Rule]:
-        """Return every rule that is live and has a name, by uid.
-
-        A rule made by hand counts as live while its record is there.
-        """
+        """Return every rule that is live and has a name, by uid."""
         self.policy()
-        alive = {int.from_bytes(uid, "little") for uid in self._live.entries("rules")}
-        named = {uid: rule for uid, rule in self._by_uid.items() if uid in alive}
         by_hand = {uid: manual.to_rule(r) for uid, r in self._live.manual_rules().items()}
-        named.update((uid, rule) for uid, rule in by_hand.items() if rule is not None)
-        return named
+        alive = [int.from_bytes(uid, "little") for uid in self._live.entries("rules")]
+        found = {uid: by_hand.get(uid) or self._by_uid.get(uid) for uid in alive}
+        return {uid: rule for uid, rule in found.items() if rule is not None}
 
 
 def rules_by_uid(live: Live, store: Store) -> dict[int, Rule]:
