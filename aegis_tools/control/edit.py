@@ -167,15 +167,23 @@ class Editor:
                 found.update(uid for uid in uids if uid in alive)
         return found
 
-    def replace(self, change: Callable[[Rules], None], removed: Iterable[int] = ()) -> SlotInfo:
+    def replace(
+        self,
+        change: Callable[[Rules], None],
+        *,
+        removed: Iterable[int] = (),
+        refill: bool = False,
+    ) -> SlotInfo:
         """Commit what is live, without some rules, changed by ``change``.
+
+        With ``refill``, rules take the places that are free then and that they ask for.
 
         Raises:
             PolicyError: It does not fit; nothing was touched.
             KernelError: The kernel refused; what was live still is.
         """
         self.heal()
-        return self._rebuild(removed=removed, change=change)
+        return self._rebuild(removed=removed, change=change, refill=refill)
 
     def heal(self) -> bool:
         """Finish or undo what a killed edit left half done; return whether there was any."""
