@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 
 from aegis_tools.cli.output import App
 from aegis_tools.control.edit import Editor
+from aegis_tools.control.files import ensure_folder
 from aegis_tools.control.history import Entry, History
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.names import Names
-from aegis_tools.control.store import Store
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import Config
@@ -30,7 +30,7 @@ def editing(app: App, command: str) -> Iterator[Editor]:
         live = stack.enter_context(Live(Pins(app.paths.pins)))
         yield Editor(
             live,
-            Names(live, Store(app.paths)),
+            Names(live, app.paths),
             lambda: stack.enter_context(Identifier(live.pins)),
             now_ns=time.time_ns(),
             by=os.getuid(),
@@ -41,7 +41,7 @@ def editing(app: App, command: str) -> Iterator[Editor]:
 def reading(app: App) -> Iterator[tuple[Live, Names]]:
     """Yield what is live, and its names, without the lock."""
     with Live(Pins(app.paths.pins)) as live:
-        yield live, Names(live, Store(app.paths))
+        yield live, Names(live, app.paths)
 
 
 def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:
@@ -51,7 +51,7 @@ def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:
         StateError: It cannot be written; what was done is done.
     """
     try:
-        Store(app.paths).prepare()
+        ensure_folder(app.paths.state)
         History(app.paths.history).append(
             Entry(
                 time=int(time.time()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import secrets
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -86,7 +86,7 @@ def _save(app: App, content: dict[str, Any], now: float) -> Path:
     files.ensure_folder(app.paths.state)
     files.ensure_folder(folder)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    path = folder / f"clear-stale-{stamp}-{secrets.token_hex(3)}.json"
+    path = folder / f"clear-stale-{stamp}-{os.urandom(3).hex()}.json"
     files.write_atomic(path, json.dumps(content).encode() + b"\n", what="undo file")
     return path
 

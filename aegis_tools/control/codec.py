@@ -10,6 +10,7 @@ from aegis_tools.control.manual import SIGNAL_NAMES
 from aegis_tools.control.merge import ENTRY_MAPS, FILE_MAPS
 from aegis_tools.control.resolve import SIGNALS, describe_network, network_key
 from aegis_tools.kernel.layout import (
+    ANY_GENERATION,
     DIR_HAS_NAMES,
     FILE_ENTRY,
     INODE_KEY,
@@ -30,6 +31,7 @@ from aegis_tools.policy.targets import canonical
 
 _OPS = ("read", "write", "exec", "modify")
 _NET_OPS = ("egress", "bind")
+_FLAGS = {"has_names": DIR_HAS_NAMES, "any_generation": ANY_GENERATION}
 
 
 class _Pair(NamedTuple):
@@ -121,14 +123,15 @@ def _indexed(word: str, names: list[str]) -> _Pair:
 def _file_entry(data: bytes) -> dict[str, Any]:
     *uids, generation, depth, flags = FILE_ENTRY.unpack(data)
     shown: dict[str, Any] = {op: f"{uid:016x}" for op, uid in zip(_OPS, uids, strict=True) if uid}
-    shown.update(generation=generation, depth=depth, has_names=bool(flags & DIR_HAS_NAMES))
+    shown.update(generation=generation, depth=depth)
+    shown.update({name: bool(flags & bit) for name, bit in _FLAGS.items()})
     return shown
 
 
 def _from_file_entry(value: Any) -> bytes:
-    _only(value, {*_OPS, "generation", "depth", "has_names"})
+    _only(value, {*_OPS, *_FLAGS, "generation", "depth"})
     uids = [int(value.get(op, "0"), 16) for op in _OPS]
-    flags = DIR_HAS_NAMES if value.get("has_names") else 0
+    flags = sum(bit for name, bit in _FLAGS.items() if value.get(name))
     return _packed(
         FILE_ENTRY, *uids, int(value.get("generation", 0)), int(value.get("depth", 0)), flags
     )

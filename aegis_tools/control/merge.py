@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from aegis_tools.control.live import Entries, strip, uids_of, without
-from aegis_tools.kernel.layout import DIR_HAS_NAMES, FILE_ENTRY, INODE_KEY, NET_ENTRY
+from aegis_tools.kernel.layout import (
+    ANY_GENERATION,
+    DIR_HAS_NAMES,
+    FILE_ENTRY,
+    INODE_KEY,
+    NET_ENTRY,
+)
 
 ENTRY_MAPS = (
     "deny_inode_map",
@@ -58,11 +64,19 @@ def merge(old: bytes | None, new: bytes, mode_of: ModeOf) -> Merged:
         entry = NET_ENTRY.pack(*left)
     else:
         a, b = FILE_ENTRY.unpack(old), FILE_ENTRY.unpack(new)
-        if a[4] and b[4] and a[4] != b[4]:
+        if not same_file(old, new):
             return Merged(new, frozenset(), not any(a[:4]))
         left, kept = _join(a[:4], b[:4], mode_of)
-        entry = FILE_ENTRY.pack(*left, b[4] or a[4], max(a[5], b[5]), a[6] | b[6])
+        entry = FILE_ENTRY.pack(
+            *left, a[4] if b[6] & ANY_GENERATION else b[4], max(a[5], b[5]), a[6] | b[6]
+        )
     return Merged(entry, frozenset(kept), _essence(entry, uids) == _essence(old, uids))
+
+
+def same_file(one: bytes, other: bytes) -> bool:
+    """Return whether two file entries of a key are made for the same file."""
+    a, b = FILE_ENTRY.unpack(one), FILE_ENTRY.unpack(other)
+    return bool(a[4] == b[4] or (a[6] | b[6]) & ANY_GENERATION)
 
 
 def _join(
@@ -139,7 +153,7 @@ def _directories(maps: Mapping[str, Entries]) -> Entries:
         *rules, generation, depth, flags = FILE_ENTRY.unpack(entry)
         if key not in named:
             flags &= ~DIR_HAS_NAMES
-        if flags or any(rules):
+        if flags & DIR_HAS_NAMES or any(rules):
             result[key] = FILE_ENTRY.pack(*rules, generation, depth, flags)
     return result
 

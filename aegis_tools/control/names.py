@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from aegis_tools.control import manual
 from aegis_tools.control.live import Live
-from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel.layout import ManualRule, uid_of
+from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Policy, Rule
 
 
@@ -20,16 +20,16 @@ class Names:
 
     Args:
         live: The loaded maps.
-        store: Where policies are kept.
+        paths: Where policies are kept.
 
     Attributes:
         problem: Why the live policy's rules cannot be named; empty where they can, or where
             nobody has asked yet.
     """
 
-    def __init__(self, live: Live, store: Store) -> None:
+    def __init__(self, live: Live, paths: Paths) -> None:
         self._live = live
-        self._store = store
+        self._paths = paths
         self._policy: Policy | None = None
         self._read = False
         self._by_uid: dict[int, Rule] = {}
@@ -60,9 +60,10 @@ class Names:
             return None
         # Here, because it brings both parsers, and often a record made by hand is enough.
         from aegis_tools.control.apply import stored_policy
+        from aegis_tools.control.store import Store
 
         try:
-            self._policy = stored_policy(self._store, digest)
+            self._policy = stored_policy(Store(self._paths), digest)
         except AegisError as error:
             self.problem = f"rules of the live policy cannot be named: {error.message}"
             return None
@@ -86,6 +87,6 @@ class Names:
         return {uid: rule for uid, rule in found.items() if rule is not None}
 
 
-def rules_by_uid(live: Live, store: Store) -> dict[int, Rule]:
+def rules_by_uid(live: Live, paths: Paths) -> dict[int, Rule]:
     """Return every live rule that has a name, by uid; see :class:`Names` for single ones."""
-    return Names(live, store).all()
+    return Names(live, paths).all()

@@ -19,7 +19,7 @@ from aegis_tools.control.merge import inode_text
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify
 from aegis_tools.kernel.inode_keys import InodeId
-from aegis_tools.kernel.layout import FILE_ENTRY, RULE_ATTR
+from aegis_tools.kernel.layout import ANY_GENERATION, FILE_ENTRY, RULE_ATTR
 from aegis_tools.policy.model import Kind, Rule
 
 INODE_MAPS = ("deny_inode_map", "deny_dir_map", "deny_path_map")
@@ -122,7 +122,7 @@ def survey(
 
 
 _FILE_KINDS = (Kind.PATH, Kind.DIRECTORY, Kind.INODE)
-_Place = tuple[str, bytes, int]  # map, key, generation
+_Place = tuple[str, bytes, "int | None"]  # map, key, generation (None: any)
 
 
 def _places(maps: Mapping[str, Entries], named: set[int]) -> dict[int, list[_Place]]:
@@ -131,11 +131,19 @@ def _places(maps: Mapping[str, Entries], named: set[int]) -> dict[int, list[_Pla
     found: dict[int, list[_Place]] = defaultdict(list)
     for name in INODE_MAPS:
         for key, entry in maps[name].items():
-            generation = FILE_ENTRY.unpack(entry)[4]
+            generation = _generation(maps, name, key, entry)
             for uid in set(uids_of(name, entry)):
                 if uid in named or uid in attributes:
                     found[uid].append((name, key, generation))
     return found
+
+
+def _generation(maps: Mapping[str, Entries], name: str, key: bytes, entry: bytes) -> int | None:
+    """Return the generation that is asked for; a name's is that of its directory."""
+    if name == "deny_path_map":
+        entry = maps["deny_dir_map"].get(key[:12] + bytes(4), entry)
+    *_, generation, _, flags = FILE_ENTRY.unpack(entry)
+    return None if flags & ANY_GENERATION else int(generation)
 
 
 def _look_up(named: Mapping[int, Rule], identify: Identify) -> dict[int, _Here]:
@@ -194,13 +202,13 @@ def _target(rule: Rule | None, key: bytes) -> str:
     return rule.target if rule else inode_text(key)
 
 
-def classify(inodes: Iterable[InodeId], key: bytes, generation: int) -> str:
+def classify(inodes: Iterable[InodeId], key: bytes, generation: int | None) -> str:
     """Return why an entry is stale; empty where it is not.
 
     Args:
         inodes: What the rule's path leads to now; nothing where it does not exist.
         key: struct inode_key or name_key: both begin with inode number and device.
-        generation: Of the entry; 0 = any.
+        generation: Of the entry; None = any.
     """
     found = tuple(inodes)
     if not found:
@@ -208,7 +216,7 @@ def classify(inodes: Iterable[InodeId], key: bytes, generation: int) -> str:
     same = [inode for inode in found if inode.key[:12] == key[:12]]
     if not same:
         return "path-moved"
-    reused = generation and all(inode.generation != generation for inode in same)
+    reused = generation is not None and all(inode.generation != generation for inode in same)
     return "inode-reused" if reused else ""
 
 

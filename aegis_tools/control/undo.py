@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aegis_tools.control.live import Entries, uids_of, without
-from aegis_tools.control.merge import ENTRY_MAPS, merge
+from aegis_tools.control.merge import ENTRY_MAPS, merge, same_file
 from aegis_tools.control.resolve import Rules
 from aegis_tools.control.stale import INODE_MAPS, Finding
 from aegis_tools.errors import StateError
@@ -14,7 +14,7 @@ from aegis_tools.kernel.layout import DIR_HAS_NAMES, FILE_ENTRY, SPECS
 
 UNDO_FORMAT = 1
 MAX_UNDO = 256 << 20
-_EMPTY = bytes(FILE_ENTRY.size)
+_NAMES_ONLY = FILE_ENTRY.pack(0, 0, 0, 0, 0, 0, DIR_HAS_NAMES)[36:]
 
 
 def undo_of(maps: Mapping[str, Entries], findings: Iterable[Finding]) -> dict[str, Any]:
@@ -26,13 +26,18 @@ def undo_of(maps: Mapping[str, Entries], findings: Iterable[Finding]) -> dict[st
     names = {finding.uid: finding.rule for finding in findings}
     attributes = {uid: maps["rules"].get(uid.to_bytes(8, "little"), b"") for uid in uids}
     records = {uid: maps["manual_rules"].get(uid.to_bytes(8, "little"), b"") for uid in uids}
-    entries = []
+    entries, folders = [], set()
     for name in ENTRY_MAPS:
         for key, entry in maps[name].items():
             if uids & set(uids_of(name, entry)):
                 others = set(uids_of(name, entry)) - uids
                 kept = without(entry, others) or entry
                 entries.append({"map": name, "key": key.hex(), "value": kept.hex()})
+                if name == "deny_path_map":
+                    folders.add(key[:12] + bytes(4))
+    for key in folders & set(maps["deny_dir_map"]):
+        entry = bytes(32) + maps["deny_dir_map"][key][32:36] + _NAMES_ONLY
+        entries.append({"map": "deny_dir_map", "key": key.hex(), "value": entry.hex()})
     return {
         "format": UNDO_FORMAT,
         "rules": [
@@ -74,23 +79,10 @@ def put_back(rules: Rules, undo: Mapping[str, Any]) -> int:
 
     for name, key, entry in entries:
         old = rules.maps[name].get(key)
-        if name in INODE_MAPS and old and _generation(old) != _generation(entry):
+        if name in INODE_MAPS and old and not same_file(old, entry):
             continue  # the number belongs to another file by now
         rules.maps[name][key] = merge(old, entry, mode_of).entry
-        if name == "deny_path_map":
-            _note_directory(rules.maps["deny_dir_map"], key)
     return len(uids)
-
-
-def _generation(entry: bytes) -> int:
-    return int(FILE_ENTRY.unpack(entry)[4])
-
-
-def _note_directory(directories: Entries, name_key: bytes) -> None:
-    key = name_key[:12] + bytes(4)
-    old = directories.get(key, _EMPTY)
-    *rules, generation, depth, flags = FILE_ENTRY.unpack(old)
-    directories[key] = FILE_ENTRY.pack(*rules, generation, depth, flags | DIR_HAS_NAMES)
 
 
 def read_undo(
