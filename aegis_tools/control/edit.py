@@ -37,7 +37,11 @@ _EDITING = len(SlotInfo().entries) - 1
 FILE_KINDS = frozenset({Kind.PATH, Kind.DIRECTORY, Kind.INODE})
 
 _INDEX = {spec.name: index for index, spec in enumerate(POLICY_MAPS)}
-_HOME = {Kind.PATH: "deny_inode_map", Kind.INODE: "deny_inode_map", Kind.DIRECTORY: "deny_dir_map"}
+_HOMES = {
+    Kind.PATH: ("deny_inode_map", "deny_path_map"),
+    Kind.INODE: ("deny_inode_map",),
+    Kind.DIRECTORY: ("deny_dir_map",),
+}
 
 
 class Added(NamedTuple):
@@ -332,14 +336,14 @@ class Editor:
 
     def _refill(self, rules: Rules, named: dict[int, Rule]) -> None:
         """Let rules that do not stand in all the places they ask for have what is free now."""
-        missing = tuple(missing_rules(rules, named))
+        fallback = self.live.pins.is_fallback()
+        missing = tuple(missing_rules(rules, named, fallback=fallback))
         if missing:
-            fallback = self.live.pins.is_fallback()
             wanted = resolve(Policy(missing), self.identify, {}, now=0, fallback=fallback)
             join(rules, wanted)
 
 
-def missing_rules(rules: Rules, named: dict[int, Rule]) -> Iterator[Rule]:
+def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> Iterator[Rule]:
     """Yield the rules that stand in the maps for less than they deny."""
     by_map = usage(rules.maps).by_map
     network: dict[int, int] = {}
@@ -347,8 +351,10 @@ def missing_rules(rules: Rules, named: dict[int, Rule]) -> Iterator[Rule]:
         if name not in FILE_MAPS:
             network.update(seen)
     for uid, rule in named.items():
-        home = by_map[_HOME[rule.kind]] if rule.kind in _HOME else network
-        if int(rule.operations) & ~home.get(uid, 0):
+        homes = [by_map[name] for name in _HOMES[rule.kind]] if rule.kind in _HOMES else [network]
+        if fallback and rule.kind is Kind.PATH:
+            homes.append(by_map["audit_path_map"])
+        if any(int(rule.operations) & ~home.get(uid, 0) for home in homes):
             yield rule
 
 
