@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
 from aegis_tools.errors import DriftError, NotLoadedError
@@ -203,6 +202,8 @@ def content_digest(maps: Mapping[str, Entries]) -> bytes:
     in the order of the keys. Directories that only say "names are ruled here" are left out:
     they follow from deny_path_map.
     """
+    import hashlib  # brings OpenSSL, 5 ms, which adding a rule does not need
+
     digest = hashlib.sha256()
     for spec in POLICY_MAPS:
         if spec.name == "manual_rules":
