@@ -89,7 +89,7 @@ def _posture(snapshot: Snapshot) -> Iterable[Metric]:
     mode = GaugeMetricFamily("aegisbpf_mode", "1: this mode is set", labels=["mode"])
     for name in MODES:
         mode.add_metric([name], float(name == posture.mode))
-    state = GaugeMetricFamily("aegisbpf_state", "1: the state that the host is in", ["state"])
+    state = GaugeMetricFamily("aegisbpf_state", "1: the state that the host is in", labels=["state"])
     state.add_metric([posture.state], 1)
     yield mode
     yield state
