@@ -7,8 +7,10 @@ import argparse
 from aegis_tools.cli.output import App
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
-from aegis_tools.control.posture import MODES, read_posture, set_mode
+from aegis_tools.control.mode import set_mode
+from aegis_tools.control.posture import MODES, read_posture
 from aegis_tools.kernel.pins import Pins
+from aegis_tools.policy.model import Mode
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,7 @@ def change(app: App, live: Live, mode: str) -> bool:
     from aegis_tools.control.apply import remember
 
     before = read_posture(live).mode
-    changed = set_mode(live, mode)
+    changed = set_mode(live, Mode(mode))
     if changed:
         remember(app.paths, "mode", note=f"{before} -> {mode}")
     return changed

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 
 from aegis_tools.agent.decode import Decoder
-from aegis_tools.agent.mounts import Mounts, read_mountinfo
+from aegis_tools.kernel.mountpaths import MountPaths
+from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.agent.names import CgroupNames, RuleNames
 from aegis_tools.agent.stream import Stop, Stream, Writer, stop_on_signals
 from aegis_tools.cli.load import add_size_options, size_options
@@ -165,7 +166,7 @@ def stream_events(app: App, live: Live, stop: Stop) -> None:
 def decoder_of(app: App, live: Live) -> Decoder:
     """Return a decoder that knows this host's names."""
     rules = RuleNames(lambda: rule_ids(app, live), time.monotonic)
-    mounts = Mounts(read_mountinfo, time.monotonic)
+    mounts = MountPaths(read_mounts, time.monotonic)
     return Decoder(rules.get, CgroupNames(cgroup_path).get, mounts.locate)
 
 

@@ -6,7 +6,6 @@ import time
 from typing import Any, NamedTuple
 
 from aegis_tools.control.live import Live
-from aegis_tools.errors import KernelError
 from aegis_tools.kernel.layout import Config
 
 MODES = ("audit", "enforce")
@@ -91,20 +90,3 @@ def read_posture(live: Live) -> Posture:
         attached=live.pins.is_attached(),
         fallback=live.pins.is_fallback(),
     )
-
-
-def set_mode(live: Live, mode: str) -> bool:
-    """Set the mode; return whether it was another before. The caller holds the lock.
-
-    Raises:
-        KernelError: ``enforce`` where nothing can be refused.
-    """
-    if mode == "enforce" and live.pins.is_fallback():
-        raise KernelError(
-            "cannot enforce: this is the audit fallback, nothing can be refused",
-            hint="run: aegisbpf health   (it says what BPF LSM lacks here)",
-        )
-    if live.config(Config.MODE) == MODES.index(mode):
-        return False
-    live.set_config(Config.MODE, MODES.index(mode))
-    return True

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aegis_tools.control.live import Live
-from aegis_tools.control.posture import MODES, read_posture, set_mode
+from aegis_tools.control.mode import set_mode
+from aegis_tools.control.posture import MODES, read_posture
 from aegis_tools.errors import UsageError
 from aegis_tools.kernel.layout import SAMPLE_ALL, Config
+from aegis_tools.policy.model import Mode
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _set_rate(live: Live, text: str) -> None:
 def _set_mode(live: Live, text: str) -> None:
     if text not in MODES:
         raise UsageError(f"there is no mode {text}", hint="use audit or enforce")
-    set_mode(live, text)
+    set_mode(live, Mode(text))
 
 
 def _set_disabled(live: Live, text: str) -> None:
