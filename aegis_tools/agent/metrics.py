@@ -89,7 +89,9 @@ def _posture(snapshot: Snapshot) -> Iterable[Metric]:
     mode = GaugeMetricFamily("aegisbpf_mode", "1: this mode is set", labels=["mode"])
     for name in MODES:
         mode.add_metric([name], float(name == posture.mode))
-    state = GaugeMetricFamily("aegisbpf_state", "1: the state that the host is in", labels=["state"])
+    state = GaugeMetricFamily(
+        "aegisbpf_state", "1: the state that the host is in", labels=["state"]
+    )
     state.add_metric([posture.state], 1)
     yield mode
     yield state
@@ -202,7 +204,7 @@ def exposition(metrics: list[Metric]) -> str:
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed(metrics))  # type: ignore[arg-type]
+    registry.register(_Fixed(metrics))
     return generate_latest(registry).decode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aegis_tools.agent import metrics
 from aegis_tools.cli.output import App
@@ -11,6 +12,9 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.stats import read_snapshot
 from aegis_tools.errors import NotLoadedError
 from aegis_tools.kernel.pins import Pins
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +49,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def collect(app: App) -> list[metrics.Metric]:
+def collect(app: App) -> list[Metric]:
     """Read what is live."""
     try:
         with Live(Pins(app.paths.pins)) as live:

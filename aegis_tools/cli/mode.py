@@ -30,7 +30,9 @@ def run(app: App, arguments: argparse.Namespace) -> int:
             return 0
         if arguments.dry_run:
             changed = arguments.mode != before.mode
-            text = f"would change from {before.mode} to {arguments.mode}" if changed else "no change"
+            text = (
+                f"would change from {before.mode} to {arguments.mode}" if changed else "no change"
+            )
             app.show({**before.to_dict(), "would_change": changed}, text)
             return 0
         with locked(app.paths.lock, command=f"mode {arguments.mode}"):

@@ -49,7 +49,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "stdout has one JSON object an event, stderr everything else; leaving it does not end\n"
         "enforcement. Ends with 0 on SIGTERM, 130 on Ctrl-C.\n\n"
-        "example: aegisbpf run --audit | grep '\"action\":\"BLOCK\"'"
+        'example: aegisbpf run --audit | grep \'"action":"BLOCK"\''
     )
     parser.set_defaults(run=run)
 

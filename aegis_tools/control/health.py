@@ -262,7 +262,7 @@ def read_report(
         fallback_ok: Take the audit fallback for healthy.
     """
     if config:
-        return Report(tuple([*state_checks(paths), *config_checks(paths)]))
+        return Report((*state_checks(paths), *config_checks(paths)))
     checks = [
         *boot_checks(features, next_boot_names_bpf(paths.root)),
         *load_checks(Pins(paths.pins)),

@@ -9,6 +9,7 @@ from types import TracebackType
 from aegis_tools.control.live import Live
 from aegis_tools.control.resolve import Identify
 from aegis_tools.control.why import File
+from aegis_tools.kernel.inode_keys import InodeId
 from aegis_tools.kernel.layout import GENERATION
 from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.mountpaths import inside, locate
@@ -74,7 +75,7 @@ def look_at(path: str, identify: Identify, mounts: Sequence[Mount]) -> tuple[Fil
         above.append((within, locate(same, within)))
     visible = [shown for _, shown in above if shown is not None]
     ids = identify.identify(visible)
-    known = []
+    known: list[tuple[str, InodeId]] = []
     for hidden, shown in above:
         directory = ids.get(shown) if shown is not None else None
         if shown is None or directory is None or directory.dev != mount.dev:

@@ -66,7 +66,7 @@ def cgroup_path(number: int) -> str | None:
         finally:
             os.close(root)
         try:
-            real = Path(os.readlink(f"/proc/self/fd/{found}"))
+            real = Path(f"/proc/self/fd/{found}").readlink()
         finally:
             os.close(found)
         relative = real.relative_to(base).as_posix()
