@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 
 from aegis_tools.agent.decode import Decoder
-from aegis_tools.kernel.mountpaths import MountPaths
-from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.agent.names import CgroupNames, RuleNames
 from aegis_tools.agent.stream import Stop, Stream, Writer, stop_on_signals
 from aegis_tools.cli.load import add_size_options, size_options
@@ -26,8 +24,10 @@ from aegis_tools.control.settings import parse_rate, to_sample
 from aegis_tools.errors import KernelError, StateError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.cgroups import cgroup_path
-from aegis_tools.kernel.features import read_features
+from aegis_tools.kernel.features import mount_securityfs, read_features
 from aegis_tools.kernel.layout import Config, Stat
+from aegis_tools.kernel.mountpaths import MountPaths
+from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.kernel.ringbuf import open_ring
 
@@ -107,14 +107,17 @@ def prepare(
     app: App, pins: Pins, arguments: argparse.Namespace, rate: float | None
 ) -> loader.Loaded:
     """Load if need be, and set the mode and the rate if they were given."""
-    options = size_options(arguments)
+    asked = size_options(arguments)
+    mount_securityfs()
     with locked(app.paths.lock, command="run"):
+        # Where it is loaded with other sizes, a service that starts again must not fail for it.
+        options = loader.LoadOptions() if pins.is_loaded() else asked
         loaded = loader.load(
             pins, read_features(), options, require_lsm=arguments.mode == "enforce"
         )
         with Live(pins) as live:
             if not loaded.fresh:
-                note_sizes(app, live, options)
+                note_sizes(app, live, asked)
             if arguments.mode is not None:
                 change(app, live, arguments.mode)
             if rate is not None:
