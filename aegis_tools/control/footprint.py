@@ -7,7 +7,7 @@ ringbuf.c (ringbuf_map_mem_usage), memalloc.c; struct sizes on 64 bits.
                              48 + round8(key) + round8(value) + 8, from a slab of the next size
     LPM trie                 24 + (key - 4) + value + 8 by node; up to one inner node an entry
     per-CPU array            round8(value) by element and CPU, and a pointer
-    ring                     its bytes, 3 pages, and a struct page for every page (data twice)
+    ring                     its bytes, 3 pages, and a pointer to every page (data twice)
 
 ``counted`` is what the kernel reports (memlock in fdinfo); ``bytes`` what its allocators take.
 """
@@ -22,7 +22,7 @@ from aegis_tools.kernel.layout import POLICY_MAPS, SPECS, MapSpec, Stat
 from aegis_tools.policy.model import Kind, Rule
 
 PAGE = 4096
-STRUCT_PAGE = 64
+POINTER = 8
 BUCKET = 16
 HASH_HEADER = 48
 LPM_HEADER = 24
@@ -113,7 +113,7 @@ def policy_memory(spec: MapSpec, entries: int, capacity: int) -> MapMemory:
 def ring_memory(size: int) -> MapMemory:
     """Return what the event ring takes."""
     data = size // PAGE
-    taken = (3 + data) * PAGE + (3 + 2 * data) * STRUCT_PAGE
+    taken = (3 + data) * PAGE + (3 + 2 * data) * POINTER
     return MapMemory("events", 0, size, taken, taken)
 
 
