@@ -155,7 +155,7 @@ def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> 
         )
 
 
-def uids_of(name: str, entry: bytes) -> Iterator[int]:
+def uids_of(entry: bytes) -> Iterator[int]:
     """Yield the rule uids in one entry of a file or network map."""
     if len(entry) == FILE_ENTRY.size:
         yield from (uid for uid in FILE_ENTRY.unpack(entry)[:4] if uid)

@@ -58,7 +58,7 @@ def merge(old: bytes | None, new: bytes, mode_of: ModeOf) -> Merged:
     """
     if old is None:
         return Merged(new, frozenset(), True)
-    uids = set(uids_of("", new))
+    uids = set(uids_of(new))
     if len(old) == NET_ENTRY.size:
         left, kept = _join(NET_ENTRY.unpack(old), NET_ENTRY.unpack(new), mode_of)
         entry = NET_ENTRY.pack(*left)

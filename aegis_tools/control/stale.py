@@ -132,7 +132,7 @@ def _places(maps: Mapping[str, Entries], named: set[int]) -> dict[int, list[_Pla
     for name in INODE_MAPS:
         for key, entry in maps[name].items():
             generation = _generation(maps, name, key, entry)
-            for uid in set(uids_of(name, entry)):
+            for uid in set(uids_of(entry)):
                 if uid in named or uid in attributes:
                     found[uid].append((name, key, generation))
     return found

@@ -29,8 +29,8 @@ def undo_of(maps: Mapping[str, Entries], findings: Iterable[Finding]) -> dict[st
     entries, folders = [], set()
     for name in ENTRY_MAPS:
         for key, entry in maps[name].items():
-            if uids & set(uids_of(name, entry)):
-                others = set(uids_of(name, entry)) - uids
+            if uids & set(uids_of(entry)):
+                others = set(uids_of(entry)) - uids
                 kept = without(entry, others) or entry
                 entries.append({"map": name, "key": key.hex(), "value": kept.hex()})
                 if name == "deny_path_map":
@@ -111,7 +111,7 @@ def read_undo(
         value = _sized(one["value"], name)
         if name not in ENTRY_MAPS or len(key) != SPECS[name].key_size:
             raise ValueError("a key does not fit its map")
-        if not set(uids_of(name, value)) <= known:
+        if not set(uids_of(value)) <= known:
             raise ValueError("an entry of a rule that is not listed")
         entries.append((name, key, value))
     return uids, entries

@@ -45,7 +45,7 @@ def test_output_is_returned() -> None:
 
 
 def test_a_program_that_fails_is_an_error_with_its_output() -> None:
-    with pytest.raises(CommandError, match="^ls failed$") as caught:
+    with pytest.raises(CommandError, match=r"^ls failed$") as caught:
         run(["ls", "/nowhere-at-all"])
     assert "No such file" in caught.value.detail
 
