@@ -212,6 +212,17 @@ static __always_inline void read_address(struct sockaddr_any *sa, const void *ad
 	bpf_probe_read_kernel(sa->v6, 16, address + 8); /* sin6_addr */
 }
 
+static __always_inline void read_own(struct sockaddr_any *sa, struct sock *sk)
+{
+	__u8 own_v4[4] = {}, own_v6[16] = {};
+
+	BPF_CORE_READ_INTO(&own_v4, sk, __sk_common.skc_rcv_saddr);
+	if (bpf_core_field_exists(struct sock_common, skc_v6_rcv_saddr) &&
+	    BPF_CORE_READ(sk, __sk_common.skc_family) == FAMILY_INET6)
+		BPF_CORE_READ_INTO(&own_v6, sk, __sk_common.skc_v6_rcv_saddr);
+	any_is_own(sa, own_v4, own_v6);
+}
+
 static __always_inline int check_net(struct socket *sock, const void *address, __u8 op, __u8 hook)
 {
 	struct sock *sk = BPF_CORE_READ(sock, sk);
@@ -223,6 +234,10 @@ static __always_inline int check_net(struct socket *sock, const void *address, _
 	if (!slot_of(&s, AEGIS_KINDS_NET) || !address || !sk)
 		return 0;
 	read_address(&sa, address);
+	if (hook == AEGIS_HOOK_CONNECT && sa.family == FAMILY_UNSPEC)
+		return 0; /* ends a connection */
+	if (op == AEGIS_OP_EGRESS)
+		read_own(&sa, sk);
 	peer_of(&p, &sa, BPF_CORE_READ(sk, __sk_common.skc_family),
 		BPF_CORE_READ(sk, sk_protocol), op == AEGIS_OP_EGRESS);
 	if (!p.family)

@@ -142,6 +142,30 @@ static __always_inline int all_zero(const __u8 *bytes, int n)
 	return !any;
 }
 
+static __always_inline int is_mapped(const __u8 *v6)
+{
+	return all_zero(v6, 10) && v6[10] == 0xff && v6[11] == 0xff;
+}
+
+/*
+ * Sent to "any", a bound socket reaches the IPv4 address it is bound to
+ * (ip_route_output_key_hash_rcu()), and one bound to an IPv4 address as IPv6
+ * writes it reaches 127.0.0.1 at "::" (tcp_v6_connect(), udpv6_sendmsg()).
+ */
+static __always_inline void any_is_own(struct sockaddr_any *sa, const __u8 *own_v4,
+				       const __u8 *own_v6)
+{
+	if (sa->family != FAMILY_INET6) {
+		if (all_zero(sa->v4, 4))
+			__builtin_memcpy(sa->v4, own_v4, 4);
+	} else if (is_mapped(sa->v6)) {
+		if (all_zero(sa->v6 + 12, 4))
+			__builtin_memcpy(sa->v6 + 12, own_v4, 4);
+	} else if (all_zero(sa->v6, 16) && is_mapped(own_v6)) {
+		sa->v6[10] = sa->v6[11] = 0xff;
+	}
+}
+
 /*
  * - An IPv4 socket takes AF_UNSPEC for AF_INET in bind and in UDP sendmsg
  *   (net/ipv4/af_inet.c, udp.c), so it must not be a way around.
@@ -165,7 +189,7 @@ static __always_inline void peer_of(struct peer *p, const struct sockaddr_any *s
 		p->family = 4;
 		__builtin_memcpy(p->addr, sa->v4, 4);
 	} else {
-		mapped = all_zero(sa->v6, 10) && sa->v6[10] == 0xff && sa->v6[11] == 0xff;
+		mapped = is_mapped(sa->v6);
 		p->family = mapped ? 4 : 6;
 		if (mapped)
 			__builtin_memcpy(p->addr, sa->v6 + 12, 4);

@@ -57,8 +57,14 @@ union security_list_options {
 	void *inode_post_setattr;
 } CORE;
 
+struct in6_addr {
+	__u8 in6_u[16];
+} CORE;
+
 struct sock_common {
 	__u16 skc_family;
+	__u32 skc_rcv_saddr;
+	struct in6_addr skc_v6_rcv_saddr;
 } CORE;
 
 struct sock {

@@ -185,20 +185,33 @@ static __always_inline int enforces(const struct slot *s, __u64 uid)
 	return attr && attr->enforce;
 }
 
-/* What no rule of the inode itself goes on refusing wherever the file goes. */
+/*
+ * Which of an inode's own rules refuse, wherever the file goes. A global
+ * function, so that the verifier sees any number come back and not eight of them,
+ * each to be followed up all directories.
+ */
+__noinline __u32 ops_kept(__u32 slot, __u64 read, __u64 write, __u64 exec)
+{
+	struct slot s = { .index = slot };
+	__u32 ops = 0;
+
+	if (enforces(&s, read))
+		ops |= OP(READ);
+	if (enforces(&s, write))
+		ops |= OP(WRITE);
+	if (enforces(&s, exec))
+		ops |= OP(EXEC);
+	return ops;
+}
+
 static __always_inline __u32 ops_lost(const struct slot *s, const struct file_entry *inode)
 {
-	__u32 lost = OP(READ) | OP(WRITE) | OP(EXEC);
+	__u32 all = OP(READ) | OP(WRITE) | OP(EXEC);
 
 	if (!inode)
-		return lost;
-	if (enforces(s, inode->rule[AEGIS_OP_READ]))
-		lost &= ~OP(READ);
-	if (enforces(s, inode->rule[AEGIS_OP_WRITE]))
-		lost &= ~OP(WRITE);
-	if (enforces(s, inode->rule[AEGIS_OP_EXEC]))
-		lost &= ~OP(EXEC);
-	return lost;
+		return all;
+	return all & ~ops_kept(s->index, inode->rule[AEGIS_OP_READ], inode->rule[AEGIS_OP_WRITE],
+			       inode->rule[AEGIS_OP_EXEC]);
 }
 
 /* How a file leaves the place its rules may know it by. */

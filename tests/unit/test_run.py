@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,15 +14,17 @@ import pytest
 from aegis_tools.errors import CommandError
 from aegis_tools.kernel.run import run
 
-SLEEP = """
+SECONDS = f"60.{os.getpid():07}"
+"""Tells our sleepers from those of tests that run at the same time."""
+SLEEP = f"""
 from aegis_tools.kernel.run import run
-run(["sleep", "67.25"])
+run(["sleep", "{SECONDS}"])
 """
 
 
 def sleeping() -> list[Path]:
     """Return the processes that sleep for us."""
-    wanted = b"sleep\x0067.25\x00"  # after the folder it was found in
+    wanted = f"sleep\0{SECONDS}\0".encode()  # after the folder it was found in
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -45,7 +48,7 @@ def test_output_is_returned() -> None:
 
 
 def test_a_program_that_fails_is_an_error_with_its_output() -> None:
-    with pytest.raises(CommandError, match="ls failed") as caught:
+    with pytest.raises(CommandError, match=r"^ls failed$") as caught:
         run(["ls", "/nowhere-at-all"])
     assert "No such file" in caught.value.detail
 
@@ -57,7 +60,7 @@ def test_a_program_that_does_not_exist_is_told_of() -> None:
 
 def test_a_program_that_takes_too_long_is_ended() -> None:
     with pytest.raises(CommandError, match="did not finish"):
-        run(["sleep", "67.25"], timeout=0.2)
+        run(["sleep", SECONDS], timeout=0.2)
     wait_until(0)
 
 

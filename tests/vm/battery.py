@@ -37,7 +37,18 @@ from aegis_tools.policy.model import (
     Signal,
 )
 
-__all__ = ["FILE_OPS", "NET_OPS", "OPEN_OPS", "Kind", "Mode", "Op", "Rule", "Signal", "Stat"]
+__all__ = [
+    "FILE_OPS",
+    "NET_OPS",
+    "OPEN_OPS",
+    "Kind",
+    "Mode",
+    "Op",
+    "Pins",
+    "Rule",
+    "Signal",
+    "Stat",
+]
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
