@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def write_atomic(
     with _as_error(StateError, f"cannot write the {what}"):
         folder = calls.open(path.parent, _FOLDER)
         try:
-            temporary = f".{path.name}.{secrets.token_hex(8)}{_TMP}"
+            temporary = f".{path.name}.{os.urandom(8).hex()}{_TMP}"
             _write_new(folder, temporary, data, mode, calls)
             try:
                 calls.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)

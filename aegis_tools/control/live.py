@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
 from aegis_tools.errors import DriftError, NotLoadedError
@@ -156,7 +155,7 @@ def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> 
         )
 
 
-def uids_of(name: str, entry: bytes) -> Iterator[int]:
+def uids_of(entry: bytes) -> Iterator[int]:
     """Yield the rule uids in one entry of a file or network map."""
     if len(entry) == FILE_ENTRY.size:
         yield from (uid for uid in FILE_ENTRY.unpack(entry)[:4] if uid)
@@ -203,6 +202,8 @@ def content_digest(maps: Mapping[str, Entries]) -> bytes:
     in the order of the keys. Directories that only say "names are ruled here" are left out:
     they follow from deny_path_map.
     """
+    import hashlib  # brings OpenSSL, 5 ms, which adding a rule does not need
+
     digest = hashlib.sha256()
     for spec in POLICY_MAPS:
         if spec.name == "manual_rules":

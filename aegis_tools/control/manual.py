@@ -16,7 +16,7 @@ from aegis_tools.policy.model import Kind, Mode, Op, Rule, Signal
 
 PREFIX = "manual:"
 CGROUP = "cgroup:"
-_SIGNAL_NAMES = {number: signal for signal, number in SIGNALS.items()}
+SIGNAL_NAMES = {number: signal for signal, number in SIGNALS.items()}
 
 
 def manual_rule(kind: Kind, target: str, operations: Op) -> Rule:
@@ -59,7 +59,7 @@ def to_rule(record: ManualRule) -> Rule | None:
         target,
         Op(record.operations & 63),
         Mode.ENFORCE if record.enforce else Mode.AUDIT,
-        _SIGNAL_NAMES.get(record.signal, Signal.NONE),
+        SIGNAL_NAMES.get(record.signal, Signal.NONE),
         record.depth,
     )
 

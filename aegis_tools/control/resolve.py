@@ -6,7 +6,6 @@ Pure but for the identifier it is given, which asks the kernel what it calls a f
 from __future__ import annotations
 
 import posixpath
-import socket
 import struct
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -320,6 +319,8 @@ def network_key(kind: Kind, target: str) -> tuple[str, bytes]:
 
 
 def _packed(address: str) -> bytes:
+    import socket
+
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 

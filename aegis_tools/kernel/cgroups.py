@@ -6,6 +6,9 @@ name_to_handle_at(2) gives the same 64 bits).
 
 from __future__ import annotations
 
+import ctypes
+import os
+import struct
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -52,18 +55,32 @@ def cgroup_ids(texts: Iterable[str]) -> dict[str, int]:
 
 
 def cgroup_path(number: int) -> str | None:
-    """Return the path of a cgroup below the mount point; None where it is gone.
-
-    Opens the directory by its handle's id, through a walk: ids are inode numbers.
-    """
+    """Return the path of a cgroup below the mount point; None where it is gone."""
     base = mount_point()
     if base is None:
         return None
-    for directory in (base, *base.rglob("*/")):
+    try:
+        root = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if directory.stat().st_ino == number:
-                relative = directory.relative_to(base).as_posix()
-                return "/" if relative == "." else f"/{relative}"
-        except OSError:
-            continue
-    return None
+            found = _open_by_id(root, number)
+        finally:
+            os.close(root)
+        try:
+            real = Path(f"/proc/self/fd/{found}").readlink()
+        finally:
+            os.close(found)
+        relative = real.relative_to(base).as_posix()
+    except (OSError, ValueError):
+        return None
+    return "/" if relative == "." else f"/{relative}"
+
+
+def _open_by_id(root: int, number: int) -> int:
+    """Open a cgroup by the file handle that kernfs makes of its id (FILEID_KERNFS, exportfs.h)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = ctypes.create_string_buffer(struct.pack("=IiQ", 8, 0xFE, number), 16)
+    found: int = libc.open_by_handle_at(root, handle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if found < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return found

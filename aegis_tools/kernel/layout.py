@@ -9,10 +9,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from hashlib import blake2b
 from typing import NamedTuple
 
 from aegis_tools.kernel import syscall
+
+try:  # what hashlib hands out, without its loading OpenSSL: 5 ms of a cold start
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
 
 LAYOUT = 1
 SLOTS = 2

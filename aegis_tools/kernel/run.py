@@ -6,6 +6,8 @@ imported on the first call, because it costs more than most commands do altogeth
 
 from __future__ import annotations
 
+import ctypes
+import signal
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +17,8 @@ _ENVIRONMENT = {
     "LC_ALL": "C",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_libc = ctypes.CDLL(None)
 
 
 class Runner(Protocol):
@@ -42,6 +46,7 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
                 _timeout=timeout,
                 _tty_out=False,
                 _return_cmd=True,
+                _preexec_fn=_die_with_parent,
                 _decode_errors="replace",
             )
         )
@@ -54,3 +59,11 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
     except sh.ErrorReturnCode as error:
         output = error.stderr.decode(errors="replace")
         raise CommandError(f"{name} failed", detail=output, data={"stderr": output}) from None
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process with the one that started it.
+
+    A bpftool left behind by a load that was killed would go on pinning into the next one.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 from collections.abc import Iterator
 
@@ -63,7 +62,7 @@ def bpf(command: int, attr: bytes | ctypes.Array[ctypes.c_char]) -> int:
         OSError: With the call's errno.
     """
     buffer = ctypes.create_string_buffer(attr, len(attr)) if isinstance(attr, bytes) else attr
-    number = _NUMBERS.get(platform.machine(), 321)
+    number = _NUMBERS.get(os.uname().machine, 321)
     result: int = _libc.syscall(number, command, buffer, len(buffer))
     if result < 0:
         code = ctypes.get_errno()

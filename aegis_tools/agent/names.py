@@ -1,0 +1,52 @@
+"""Numbers in events to the names people know: looked up once, kept, and bounded in number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+
+class RuleNames:
+    """Rule ids by uid.
+
+    Args:
+        read: Reads all ids of what is live now.
+        clock: Seconds that only grow; an unknown uid makes it read again, once a second.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[int, str]], clock: Callable[[], float]) -> None:
+        self._read = read
+        self._clock = clock
+        self._next = 0.0
+        self._names: Mapping[int, str] = {}
+
+    def get(self, uid: int) -> str:
+        """Return the rule's id, or ``unknown:HEX``."""
+        name = self._names.get(uid)
+        if name is None and self._clock() >= self._next:
+            self._next = self._clock() + 1
+            self._names = {**self._read()}
+            name = self._names.get(uid)
+        return name or f"unknown:{uid:016x}"
+
+
+class CgroupNames:
+    """cgroup paths by id, the newest ``room`` of them kept.
+
+    Ids are not used again while the host is up, so a path that was found stays true; one
+    that was not found may belong to a cgroup in another namespace, and is kept as well.
+    """
+
+    def __init__(self, find: Callable[[int], str | None], room: int = 4096) -> None:
+        self._find = find
+        self._room = room
+        self._paths: dict[int, str] = {}
+
+    def get(self, number: int) -> str:
+        """Return the path, or an empty text for a cgroup that is gone."""
+        path = self._paths.get(number)
+        if path is None:
+            path = self._find(number) or ""
+            if len(self._paths) >= self._room:
+                del self._paths[next(iter(self._paths))]
+            self._paths[number] = path
+        return path

@@ -1,0 +1,421 @@
+"""Change single rules of the live policy by hand.
+
+Adding is done in place, in the active slot, with single look-ups, so it takes as long with
+65,536 rules as with one. Everything else copies what is live, changes the copy, and commits
+it, as an apply does. A mark in slot_info stands while an edit is under way: the next edit
+that finds it, left by a killed one, first puts things right (:meth:`Editor.heal`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from aegis_tools.control import manual
+from aegis_tools.control.commit import OPTIONS, commit, new_inner
+from aegis_tools.control.live import Entries, Live
+from aegis_tools.control.merge import ENTRY_MAPS, FILE_MAPS, merge, tidy, usage
+from aegis_tools.control.names import Names
+from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
+from aegis_tools.errors import KernelError, PolicyError
+from aegis_tools.kernel.layout import (
+    FILE_ENTRY,
+    POLICY_MAPS,
+    SPECS,
+    ManualRule,
+    SlotInfo,
+    uid_key,
+    uid_of,
+)
+from aegis_tools.kernel.maps import Map
+from aegis_tools.policy.model import Kind, Policy, Problem, Rule
+
+_EDITING = len(SlotInfo().entries) - 1
+"""The element of slot_info.entries that is 1 while an edit is under way."""
+
+FILE_KINDS = frozenset({Kind.PATH, Kind.DIRECTORY, Kind.INODE})
+
+_INDEX = {spec.name: index for index, spec in enumerate(POLICY_MAPS)}
+_HOMES = {
+    Kind.PATH: ("deny_inode_map", "deny_path_map"),
+    Kind.INODE: ("deny_inode_map",),
+    Kind.DIRECTORY: ("deny_dir_map",),
+}
+
+
+class Added(NamedTuple):
+    """What became of one rule that was to be added.
+
+    Attributes:
+        rule: The rule.
+        state: ``added``, ``changed`` (it was there with other operations, mode or files),
+            ``unchanged`` (it was there), or ``covered`` (other rules deny all of it already).
+        by: Ids of the rules that deny it already, where ``covered``.
+        problems: What the rule does not match now.
+    """
+
+    rule: Rule
+    state: str
+    by: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+class _Planned(NamedTuple):
+    rule: Rule
+    record: ManualRule
+    wanted: Rules
+    writes: dict[str, Entries]
+    state: str
+    kept: frozenset[int]
+    in_place: bool
+
+
+class Editor:
+    """Edits what is live. The caller holds the lock.
+
+    Args:
+        live: The loaded maps.
+        names: Says what live rules are called.
+        identify: Says what the kernel calls files; made when first needed.
+        now_ns: Unix time in nanoseconds.
+        by: User id to record.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        names: Names,
+        identify: Callable[[], Identify],
+        *,
+        now_ns: int,
+        by: int,
+    ) -> None:
+        self.live = live
+        self.names = names
+        self._make_identify = identify
+        self._identify: Identify | None = None
+        self._now_ns = now_ns
+        self._by = by
+
+    @property
+    def identify(self) -> Identify:
+        """The identifier."""
+        if self._identify is None:
+            self._identify = self._make_identify()
+        return self._identify
+
+    def add(self, rules: Iterable[Rule], *, dry_run: bool = False) -> list[Added]:
+        """Add rules made by hand.
+
+        Raises:
+            PolicyError: A rule could match nothing, or a map is too small; those before it
+                are added.
+            KernelError: The kernel refused; the rule concerned is not added.
+        """
+        if not dry_run:
+            self.heal()
+        result: list[Added] = []
+        later: list[_Planned] = []
+        for rule in rules:
+            planned = self._plan(rule)
+            by = tuple(sorted(map(self.names.name, planned.kept)))
+            shown = by if planned.state == "covered" else ()
+            result.append(Added(rule, planned.state, shown, tuple(planned.wanted.problems)))
+            if planned.state in ("covered", "unchanged") or dry_run:
+                continue
+            if planned.in_place:
+                self._write(planned)
+            else:
+                later.append(planned)
+        if later:
+            self._rebuild(
+                removed=[uid_of(planned.rule.id) for planned in later],
+                change=lambda rules: _join_all(rules, later),
+            )
+        return result
+
+    def remove(self, uids: Collection[int]) -> SlotInfo:
+        """Remove rules: from the first write on they match nothing, then their space is freed.
+
+        Rules that these had hidden take their places.
+
+        Raises:
+            KernelError: The kernel refused.
+        """
+        self.heal()
+        slot = self.live.slot
+        self._mark(slot)
+        for name in ("rules", "manual_rules"):
+            inner = self.live.inner(name, slot)
+            if inner is not None:
+                with inner:
+                    for uid in uids:
+                        inner.delete(uid.to_bytes(8, "little"))
+        return self._rebuild(removed=uids, refill=True)
+
+    def clear(self, kinds: Collection[Kind], maps: Collection[str]) -> int:
+        """Remove every rule of some kinds, which are those of some maps; return how many."""
+        self.heal()
+        uids = self.uids_in(kinds, maps)
+        if uids:
+            self._rebuild(removed=uids)
+        return len(uids)
+
+    def uids_in(self, kinds: Collection[Kind], maps: Collection[str]) -> set[int]:
+        """Return the uids of the rules of some kinds, named or not."""
+        found = {uid for uid, rule in self.names.all().items() if rule.kind in kinds}
+        alive = {int.from_bytes(uid, "little") for uid in self.live.entries("rules")}
+        for name, uids in usage(self.live.all_entries()).by_map.items():
+            if name in maps:
+                found.update(uid for uid in uids if uid in alive)
+        return found
+
+    def replace(
+        self,
+        change: Callable[[Rules], None],
+        *,
+        removed: Iterable[int] = (),
+        refill: bool = False,
+    ) -> SlotInfo:
+        """Commit what is live, without some rules, changed by ``change``.
+
+        With ``refill``, rules take the places that are free then and that they ask for.
+
+        Raises:
+            PolicyError: It does not fit; nothing was touched.
+            KernelError: The kernel refused; what was live still is.
+        """
+        self.heal()
+        return self._rebuild(removed=removed, change=change, refill=refill)
+
+    def heal(self) -> bool:
+        """Finish or undo what a killed edit left half done; return whether there was any."""
+        if not self.live.info().entries[_EDITING]:
+            return False
+        named = self.names.all()
+        attributes = {int.from_bytes(uid, "little") for uid in self.live.entries("rules")}
+        records = self.live.manual_rules()
+        gone = {
+            uid
+            for uid, record in records.items()
+            if uid not in attributes and manual.to_rule(record) is not None
+        }
+        if not self.names.problem:
+            gone |= attributes - set(named)
+        self._rebuild(removed=gone, refill=True)
+        return True
+
+    def _plan(self, rule: Rule) -> _Planned:
+        fallback = self.live.pins.is_fallback()
+        wanted = resolve(Policy((rule,)), self.identify, {}, now=0, fallback=fallback)
+        _check_matches(rule, wanted)
+        info, uid = self.live.info(), uid_key(rule.id)
+        stamp = max(self._now_ns, info.applied_ns + 1)
+        record = manual.to_record(rule, now_ns=stamp, uid=self._by)
+        old = self._look("manual_rules", uid)
+        was = ManualRule.unpack(old) if old else None
+        writes, kept, in_place = self._merge(wanted)
+        if was is not None and _meaning(was) == _meaning(record):
+            in_place = in_place and was.added_ns > info.applied_ns
+            record = was
+        elif was is not None:
+            in_place = False
+        stands = any(uid in _uids(e) for part in writes.values() for e in part.values())
+        state = "added" if was is None else "changed"
+        if was is record and not self._differs(writes):
+            state = "unchanged"
+        elif was is None and not stands:
+            state = "covered"
+        return _Planned(rule, record, wanted, writes, state, kept, in_place)
+
+    def _merge(self, wanted: Rules) -> tuple[dict[str, Entries], frozenset[int], bool]:
+        writes: dict[str, Entries] = {}
+        kept: set[int] = set()
+        in_place = True
+        for name in ENTRY_MAPS:
+            for key, entry in wanted.maps[name].items():
+                merged = merge(self._exact(name, key), entry, lambda uid: self._mode(wanted, uid))
+                writes.setdefault(name, {})[key] = merged.entry
+                kept |= merged.kept
+                in_place = in_place and merged.in_place and not SPECS[name].lpm
+        return writes, frozenset(kept), in_place
+
+    def _exact(self, name: str, key: bytes) -> bytes | None:
+        # A look-up in a trie answers with any shorter prefix too; a commit merges exactly.
+        return None if SPECS[name].lpm else self._look(name, key)
+
+    def _mode(self, wanted: Rules, uid: int) -> int | None:
+        key = uid.to_bytes(8, "little")
+        attribute = wanted.maps["rules"].get(key) or self._look("rules", key)
+        return attribute[0] if attribute else None
+
+    def _look(self, name: str, key: bytes) -> bytes | None:
+        inner = self.live.inner(name)
+        if inner is None:
+            return None
+        with inner:
+            return inner.get(key)
+
+    def _differs(self, writes: dict[str, Entries]) -> bool:
+        return any(
+            self._exact(name, key) != entry
+            for name, part in writes.items()
+            for key, entry in part.items()
+        )
+
+    def _mark(self, slot: int) -> None:
+        info = self.live.info(slot)
+        entries = (*info.entries[:_EDITING], 1)
+        self.live.set_info(slot, info._replace(entries=entries))
+
+    def _write(self, planned: _Planned) -> None:
+        slot, uid = self.live.slot, uid_key(planned.rule.id)
+        before = self.live.info(slot)
+        self.live.set_info(
+            slot,
+            before._replace(
+                kinds=before.kinds | sum(SPECS[name].kind for name in planned.writes
+                                         if not before.kinds & SPECS[name].kind),
+                walk=max(before.walk, _depth(planned.writes.get("deny_dir_map", {}))),
+                entries=(*before.entries[:_EDITING], 1),
+            ),
+        )  # fmt: skip
+        writes = [("rules", uid, planned.wanted.maps["rules"][uid])]
+        writes.append(("manual_rules", uid, planned.record.pack()))
+        writes += [(name, k, e) for name, part in planned.writes.items() for k, e in part.items()]
+        grown = self._write_all(slot, before, writes)
+        counts = list(before.entries)
+        for name in grown:
+            counts[_INDEX[name]] += 1
+        now = self.live.info(slot)
+        self.live.set_info(slot, now._replace(entries=(*counts[:_EDITING], 0)))
+
+    def _write_all(
+        self, slot: int, before: SlotInfo, writes: list[tuple[str, bytes, bytes]]
+    ) -> list[str]:
+        """Write all or nothing; return the map's name for every key that is new."""
+        done: list[tuple[str, bytes, bytes | None]] = []
+        try:
+            for name, key, value in writes:
+                with self._inner(name, slot) as inner:
+                    old = inner.get(key)
+                    _set(inner, name, key, value)
+                    done.append((name, key, old))
+        except BaseException:
+            for name, key, old in reversed(done):
+                with self._inner(name, slot) as inner, contextlib.suppress(KernelError, OSError):
+                    inner.set(key, old) if old is not None else inner.delete(key)
+            self.live.set_info(slot, before)
+            raise
+        return [name for name, _, old in done if old is None]
+
+    def _inner(self, name: str, slot: int) -> Map:
+        inner = self.live.inner(name, slot)
+        if inner is None:
+            inner = new_inner(self.live, SPECS[name])
+            index = slot.to_bytes(4, "little")
+            self.live.map(name).set(index, inner.fd.to_bytes(4, "little"))
+        return inner
+
+    def _rebuild(
+        self,
+        *,
+        removed: Iterable[int] = (),
+        change: Callable[[Rules], None] = lambda _: None,
+        refill: bool = False,
+    ) -> SlotInfo:
+        info, gone = self.live.info(), set(removed)
+        rules = Rules(maps=tidy(self.live.all_entries(), gone))
+        change(rules)
+        if refill:
+            named = {uid: r for uid, r in self.names.all().items() if uid not in gone}
+            self._refill(rules, named)
+        inherit_cidrs(rules)
+        return commit(self.live, rules, bundle=info.bundle, serial=info.serial)
+
+    def _refill(self, rules: Rules, named: dict[int, Rule]) -> None:
+        """Let rules that do not stand in all the places they ask for have what is free now."""
+        fallback = self.live.pins.is_fallback()
+        missing = tuple(missing_rules(rules, named, fallback=fallback))
+        if missing:
+            wanted = resolve(Policy(missing), self.identify, {}, now=0, fallback=fallback)
+            join(rules, wanted)
+
+
+def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> Iterator[Rule]:
+    """Yield the rules that stand in the maps for less than they deny."""
+    by_map = usage(rules.maps).by_map
+    network: dict[int, int] = {}
+    for name, seen in by_map.items():
+        if name not in FILE_MAPS:
+            network.update(seen)
+    for uid, rule in named.items():
+        homes = [by_map[name] for name in _HOMES[rule.kind]] if rule.kind in _HOMES else [network]
+        if fallback and rule.kind is Kind.PATH:
+            homes.append(by_map["audit_path_map"])
+        if any(int(rule.operations) & ~home.get(uid, 0) for home in homes):
+            yield rule
+
+
+def join(rules: Rules, wanted: Rules) -> None:
+    """Merge resolved rules into maps."""
+    rules.maps["rules"].update(wanted.maps["rules"])
+    attributes = rules.maps["rules"]
+
+    def mode_of(uid: int) -> int | None:
+        found = attributes.get(uid.to_bytes(8, "little"))
+        return found[0] if found else None
+
+    for name in ENTRY_MAPS:
+        entries = rules.maps[name]
+        for key, entry in wanted.maps[name].items():
+            entries[key] = merge(entries.get(key), entry, mode_of).entry
+
+
+def _join_all(rules: Rules, planned: Iterable[_Planned]) -> None:
+    for one in planned:
+        join(rules, one.wanted)
+        rules.maps["manual_rules"][uid_key(one.rule.id)] = one.record.pack()
+
+
+def _check_matches(rule: Rule, wanted: Rules) -> None:
+    if any(wanted.maps[name] for name in ENTRY_MAPS if name != "audit_path_map"):
+        return
+    if rule.kind is Kind.DIRECTORY:
+        message = f"there is no directory {rule.target}"
+    else:
+        message = f"the directory {rule.target.rpartition('/')[0] or '/'} does not exist"
+    raise PolicyError(
+        message,
+        hint="make it first; a rule for a file that does not exist yet needs its directory",
+        data={"rule": rule.id},
+    )
+
+
+def _meaning(record: ManualRule) -> tuple[int, ...]:
+    return (record.operations, record.enforce, record.signal, record.depth)
+
+
+def _uids(entry: bytes) -> set[bytes]:
+    size = 32 if len(entry) == FILE_ENTRY.size else 16
+    return {entry[i : i + 8] for i in range(0, size, 8)}
+
+
+def _depth(entries: Entries) -> int:
+    return max((FILE_ENTRY.unpack(entry)[5] for entry in entries.values()), default=0)
+
+
+def _set(inner: Map, name: str, key: bytes, value: bytes) -> None:
+    try:
+        inner.set(key, value)
+    except KernelError as error:
+        if "capacity" not in error.data:
+            raise
+        option = OPTIONS.get(name, "--max-network-entries")
+        raise KernelError(
+            f"{name} is full: it holds {inner.max_entries} entries",
+            hint="make room: aegisbpf block clear-stale; or load again with a larger "
+            f"{option}: aegisbpf reset && aegisbpf load {option}=N",
+            data={"map": name, "capacity": inner.max_entries, "option": option},
+        ) from error

@@ -1,0 +1,274 @@
+"""Does it work? Three different facts about BPF LSM, and whether what we loaded is whole.
+
+pending   the boot configuration asks for it
+active    this boot has it in its list of security modules
+working   our hook really runs when a file is opened
+
+A list of checks, each with the exit code it would lead to; the first that failed decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aegis_tools.control.live import Live
+from aegis_tools.control.posture import read_posture
+from aegis_tools.errors import (
+    AegisError,
+    BootError,
+    KernelError,
+    StateError,
+)
+from aegis_tools.kernel import loader, syscall
+from aegis_tools.kernel.features import Features, is_bpffs
+from aegis_tools.kernel.layout import Config
+from aegis_tools.kernel.pins import FALLBACK_PROGRAM, LSM_PROGRAM, Pins
+from aegis_tools.paths import Paths
+
+OBJECTS = ("aegis.bpf.o", "audit.bpf.o", "inode_keys.bpf.o")
+_BOOT_FILES = ("etc/default/grub", "etc/default/grub.d", "etc/kernel/cmdline")
+_OPENS = 3
+
+
+class Check(NamedTuple):
+    """One fact.
+
+    Attributes:
+        name: Short and stable.
+        ok: None where it only informs.
+        message: What was found.
+        hint: What to do when it is not ok.
+        code: Exit code when it is not ok.
+    """
+
+    name: str
+    ok: bool | None
+    message: str
+    hint: str = ""
+    code: int = KernelError.exit_code
+
+
+class Report(NamedTuple):
+    """All checks."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> list[Check]:
+        """Those that are not ok."""
+        return [check for check in self.checks if check.ok is False]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the code of the first that failed."""
+        return self.failed[0].code if self.failed else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as ``--json`` prints it."""
+        return {
+            "healthy": not self.failed,
+            "exit_code": self.exit_code,
+            "checks": [check._asdict() for check in self.checks],
+        }
+
+
+def next_boot_names_bpf(root: Path) -> bool | None:
+    """Return whether the last ``lsm=`` of the boot configuration names bpf; None without one."""
+    found: bool | None = None
+    for path in _boot_files(root):
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if not line.lstrip().startswith("#"):
+                    for word in line.replace('"', " ").replace("'", " ").split():
+                        if word.removeprefix("GRUB_CMDLINE_LINUX=").startswith("lsm="):
+                            found = "bpf" in word.rpartition("lsm=")[2].split(",")
+    return found
+
+
+def _boot_files(root: Path) -> Iterator[Path]:
+    for name in _BOOT_FILES:
+        path = root / name
+        yield from sorted(path.glob("*.cfg")) if path.is_dir() else [path]
+
+
+def boot_checks(features: Features, next_boot: bool | None) -> list[Check]:
+    """Return what the kernel offers, before anything of ours."""
+    pending = features.bpf_pending if next_boot is None else next_boot
+    text = {
+        True: "the boot configuration names bpf",
+        False: "the boot configuration leaves bpf out",
+        None: "the boot configuration has no lsm=, so the kernel's default counts",
+    }[pending]
+    active = "bpf" in features.lsms
+    return [
+        Check("kernel", None, features.release),
+        Check("btf", features.btf, "the kernel describes its types" if features.btf
+              else "the kernel has no BTF", "use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+        Check("enabled", not features.disabled, "not disabled on the kernel command line"
+              if not features.disabled else "aegisbpf.disable=1 is on the kernel command line",
+              "reboot without it", BootError.exit_code),
+        Check("lsm-pending", None, text),
+        Check("lsm-active", active, "BPF LSM is active" if active
+              else "BPF LSM is not active on this boot: nothing can be refused",
+              "boot with bpf in lsm= (see the boot playbook)", BootError.exit_code),
+    ]  # fmt: skip
+
+
+def load_checks(pins: Pins) -> list[Check]:
+    """Return whether what is pinned is whole and ours."""
+    mounted = is_bpffs(pins.base.parent)
+    checks = [
+        Check("bpffs", mounted, "mounted" if mounted else "the BPF file system is not mounted",
+              "run: mount -t bpf bpf /sys/fs/bpf"),
+        *_objects(),
+    ]  # fmt: skip
+    if not pins.is_loaded():
+        return [*checks, Check("loaded", False, "nothing is loaded", "run: aegisbpf load")]
+    checks.append(Check("loaded", True, "programs and maps are pinned"))
+    hooks = [name for name in pins.names("progs") if name.startswith("aegis_")]
+    missing = sorted(set(hooks) - set(pins.names("links")))
+    checks.append(
+        Check("attached", bool(hooks) and not missing, f"{len(hooks) - len(missing)} of "
+              f"{len(hooks)} hooks attached" + (f"; not: {', '.join(missing)}" if missing else ""),
+              "run: aegisbpf attach")
+    )  # fmt: skip
+    if pins.path("staging").is_dir():
+        checks.append(Check("staging", False, "a load died half-way and left pins behind",
+                            "run: aegisbpf load"))  # fmt: skip
+    try:
+        loader.check_layout(pins)
+    except AegisError as error:
+        return [*checks, Check("layout", False, error.message, error.hint)]
+    return [*checks, Check("layout", True, "the maps are of this version"), *_live(pins)]
+
+
+def _objects() -> Iterator[Check]:
+    for name in OBJECTS:
+        try:
+            loader.verify_object(name)
+        except AegisError as error:
+            yield Check("objects", False, f"{name}: {error.message}", error.hint)
+            return
+    yield Check("objects", True, "the BPF objects are those of this version")
+
+
+def _live(pins: Pins) -> list[Check]:
+    try:
+        works = hook_runs(pins)
+    except OSError as error:
+        checks = [Check("working", None, f"cannot be measured here ({error.strerror})")]
+    else:
+        text = "the hook runs on every open" if works else "the hook does not run"
+        checks = [Check("working", works, text, "run: aegisbpf attach; aegisbpf health")]
+    if pins.is_fallback():
+        checks.append(
+            Check("enforceable", False, "AUDIT FALLBACK: only system calls with absolute paths "
+                  "are watched, nothing can be refused", "boot with bpf in lsm=, then: "
+                  "aegisbpf reset && aegisbpf load", BootError.exit_code)
+        )  # fmt: skip
+    with Live(pins) as live:
+        posture = read_posture(live)
+        disabled = bool(live.config(Config.DISABLED))
+    checks.append(Check("mode", None, f"{posture.mode}: {posture.meaning}"))
+    if disabled:
+        checks.append(Check("switched-on", False, "disabled is on: no hook does anything",
+                            "run: aegisbpf config set disabled off"))  # fmt: skip
+    if posture.state == "deadline-passed":
+        checks.append(Check("confirmed", False, posture.meaning,
+                            "confirm the policy or apply it again"))  # fmt: skip
+    return checks
+
+
+def hook_runs(pins: Pins) -> bool:
+    """Open a file while the kernel counts runs, and see whether our hook ran.
+
+    Raises:
+        OSError: The kernel cannot count (before 5.8) or does not let us.
+    """
+    counting = syscall.enable_run_stats()
+    try:
+        program = pins.open_program(FALLBACK_PROGRAM if pins.is_fallback() else LSM_PROGRAM)
+        try:
+            before = syscall.program_info(program)["run_cnt"]
+            for _ in range(_OPENS):
+                os.close(os.open(os.devnull, os.O_RDONLY))
+            return syscall.program_info(program)["run_cnt"] - before >= _OPENS
+        finally:
+            os.close(program)
+    finally:
+        os.close(counting)
+
+
+def config_checks(paths: Paths) -> list[Check]:
+    """Return whether stored policy, keys and settings can be used, without the kernel."""
+    from aegis_tools.control.keystore import KeyStore
+    from aegis_tools.control.source import read_stored
+    from aegis_tools.control.store import Store
+
+    keystore, store = KeyStore(paths), Store(paths)
+
+    def keys() -> str:
+        return f"{len(keystore.trusted())} trusted keys"
+
+    def settings() -> str:
+        config = keystore.config()
+        return f"{config.threshold} signatures needed, group {config.group or 'any'}"
+
+    def serials() -> str:
+        return f"{len(store.serials().groups)} groups known"
+
+    def policy() -> str:
+        current, _ = store.records()
+        if current is None:
+            return "no policy is stored for the next boot"
+        source = read_stored(store.load(current.digest), current, keystore, store)
+        return f"{current.name}: {len(source.policy.rules)} rules"
+
+    named = {"keys": keys, "trust": settings, "serials": serials, "policy": policy}
+    return [_config_check(name, look) for name, look in named.items()]
+
+
+def _config_check(name: str, look: Any) -> Check:
+    try:
+        return Check(name, True, look())
+    except AegisError as error:
+        return Check(name, False, error.message, error.hint, error.exit_code)
+
+
+def state_checks(paths: Paths) -> list[Check]:
+    """Return whether the state folder is there and ours."""
+    if not paths.state.exists():
+        return [Check("state", None, "no state folder yet: nothing was ever applied")]
+    found = paths.state.stat()
+    safe = found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022
+    text = "the state folder is ours alone" if safe else "others can change the state folder"
+    hint = "run: chown root: and chmod 0700 on it"
+    return [Check("state", safe, text, hint, StateError.exit_code)]
+
+
+def read_report(
+    paths: Paths, features: Features, *, config: bool = False, fallback_ok: bool = False
+) -> Report:
+    """Run the checks.
+
+    Args:
+        paths: Where things are.
+        features: What the kernel offers.
+        config: Only what ``--check-config`` asks for.
+        fallback_ok: Take the audit fallback for healthy.
+    """
+    if config:
+        return Report((*state_checks(paths), *config_checks(paths)))
+    checks = [
+        *boot_checks(features, next_boot_names_bpf(paths.root)),
+        *load_checks(Pins(paths.pins)),
+        *state_checks(paths),
+    ]
+    if fallback_ok:
+        known = ("lsm-active", "enforceable")
+        checks = [c._replace(ok=None) if c.name in known and c.ok is False else c for c in checks]
+    return Report(tuple(checks))

@@ -1,0 +1,259 @@
+"""Events from a real ring: exact in number, whole in content, and never in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernel_support import NO_LSM, REPOSITORY
+
+from aegis_tools.agent.decode import Decoder
+from aegis_tools.cli.main import run
+from aegis_tools.control.live import Live
+from aegis_tools.control.settings import to_sample
+from aegis_tools.kernel import loader
+from aegis_tools.kernel.cgroups import cgroup_path, mount_point
+from aegis_tools.kernel.layout import Config, Stat
+from aegis_tools.kernel.pins import Pins
+from aegis_tools.kernel.ringbuf import RingBuffer, open_ring
+from aegis_tools.paths import Paths
+
+SMALL_RING = 4096
+
+
+@pytest.fixture
+def secret(paths: Paths, pins: Pins, tmp_path: Path) -> Path:
+    """Load with the smallest ring, deny a file, and return it."""
+    loader.load(pins, NO_LSM, loader.LoadOptions(ringbuf_bytes=SMALL_RING))
+    return deny(paths, tmp_path)
+
+
+@pytest.fixture
+def wide(paths: Paths, loaded: Pins, tmp_path: Path) -> Path:
+    """The same with a ring of the usual size."""
+    del loaded
+    return deny(paths, tmp_path)
+
+
+def deny(paths: Paths, tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_text("x")
+    policy = tmp_path / "policy.conf"
+    policy.write_text(f"version=1\n[deny_path]\n{path}\n")
+    assert run(["--root", str(paths.root), "policy", "apply", str(policy)]) == 0
+    return path
+
+
+def touch(path: Path, times: int = 1) -> None:
+    """Open it without Python's own stat calls."""
+    for _ in range(times):
+        os.close(os.open(path, os.O_RDONLY))
+
+
+def counters(pins: Pins) -> dict[Stat, int]:
+    with Live(pins) as live:
+        return live.stats()
+
+
+def read_all(ring: RingBuffer) -> list[bytes]:
+    return [record for batch in iter(lambda: ring.read(100), []) for record in batch]
+
+
+def start(paths: Paths, *argv: str, **more: Any) -> subprocess.Popen[bytes]:
+    """Start ``aegisbpf run`` and wait until it streams."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aegis_tools", "--root", str(paths.root), "run", *argv],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **more,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"events follow" in line:
+            return process
+    raise AssertionError(f"it ended with {process.wait()}")
+
+
+def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> tuple[int, bytes, bytes]:
+    """Ask it to end; return its code and the rest of its output."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err
+
+
+def lines_of(out: bytes) -> list[dict[str, Any]]:
+    assert out == b"" or out.endswith(b"\n")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_an_open_is_told_with_all_that_is_known_of_it(paths: Paths, wide: Path) -> None:
+    process = start(paths, "--audit")
+    before = time.time()
+    subprocess.run(["/bin/cat", str(wide)], check=True, stdout=subprocess.DEVNULL)
+    code, out, err = end(process)
+    assert code == 0
+    assert b"1 events written, 0 dropped" in err
+    (event,) = lines_of(out)
+    assert b'"action":"AUDIT"' in out
+    assert (event["path"], event["rule"]) == (str(wide), f"path:{wide}")
+    assert (event["reason"], event["operation"]) == ("audit-fallback", "read")
+    assert (event["comm"], event["ppid"], event["uid"]) == ("cat", os.getpid(), os.geteuid())
+    assert event["cgroup"].startswith("/")
+    at = time.mktime(time.strptime(event["time"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+    assert abs(at - before) < 5
+    assert event["time"].endswith("Z")
+
+
+def test_events_come_at_once_though_stdout_is_a_pipe(paths: Paths, wide: Path) -> None:
+    process = start(paths)
+    assert process.stdout is not None
+    touch(wide)
+    assert json.loads(process.stdout.readline())["path"] == str(wide)
+    code, _, _ = end(process)
+    assert code == 0
+
+
+def test_ctrl_c_ends_with_130_and_enforcement_stays(paths: Paths, pins: Pins, wide: Path) -> None:
+    del wide
+    links = pins.names("links")
+    code, _, _ = end(start(paths), signal.SIGINT)
+    assert code == 130
+    assert pins.names("links") == links
+    assert links
+
+
+def test_a_second_reader_is_refused_with_the_first_one_s_number(paths: Paths, wide: Path) -> None:
+    del wide
+    first = start(paths)
+    second = subprocess.run(
+        [sys.executable, "-m", "aegis_tools", "--root", str(paths.root), "run"],
+        cwd=REPOSITORY, capture_output=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert second.returncode == 8
+    assert f"process {first.pid}" in second.stderr.decode()
+    assert end(first)[0] == 0
+    assert end(start(paths))[0] == 0
+
+
+def test_the_fallback_is_stated_and_enforcing_in_it_is_an_error(
+    paths: Paths, wide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del wide
+    assert run(["--root", str(paths.root), "mode"]) == 0
+    assert "AUDIT FALLBACK" in capsys.readouterr().out
+    assert run(["--root", str(paths.root), "run", "--enforce"]) == 6
+    assert "fallback" in capsys.readouterr().err
+    assert run(["--root", str(paths.root), "mode", "enforce"]) == 6
+
+
+def test_a_reader_that_leaves_ends_the_stream(paths: Paths, wide: Path) -> None:
+    process = start(paths)
+    assert process.stdout is not None
+    process.stdout.close()
+    touch(wide)
+    assert process.wait(timeout=10) == 141
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+def rss(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def test_a_slow_reader_costs_events_and_no_memory(paths: Paths, pins: Pins, wide: Path) -> None:
+    process = start(paths)
+    touch(wide, 3000)
+    time.sleep(0.5)
+    early = rss(process.pid)
+    touch(wide, 20000)
+    time.sleep(0.5)
+    assert rss(process.pid) < early + 2048
+    assert counters(pins)[Stat.RINGBUF_DROPS] > 0
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 0
+    assert time.monotonic() - began < 5
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert b"events dropped" in process.stderr.read()
+    for line in process.stdout.read().splitlines(keepends=True)[:-1]:
+        assert json.loads(line)["path"] == str(wide)
+    process.stdout.close()
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.0])
+def test_received_dropped_and_sampled_out_are_all_there_were(
+    pins: Pins, secret: Path, rate: float
+) -> None:
+    with Live(pins) as live:
+        live.set_config(Config.SAMPLE, to_sample(rate))
+    with open_ring(pins.path("maps", "events")) as ring:
+        touch(secret, 2000)
+        received = len(read_all(ring))
+    found = counters(pins)
+    assert found[Stat.AUDITS] == 2000
+    assert received == found[Stat.EVENTS]
+    lost = found[Stat.RINGBUF_DROPS] + found[Stat.SAMPLED_OUT]
+    assert received + lost == 2000
+    assert (found[Stat.SAMPLED_OUT] == 0) == (rate == 1.0)
+    assert (found[Stat.RINGBUF_DROPS] == 0) == (rate == 0.0)
+    if rate == 0.5:
+        assert 800 < found[Stat.SAMPLED_OUT] < 1200  # 9 standard deviations
+
+
+def test_the_ring_goes_round_without_losing_its_place(pins: Pins, secret: Path) -> None:
+    decoder = Decoder()
+    times: list[str] = []
+    with open_ring(pins.path("maps", "events")) as ring:
+        for turn in range(300):
+            count = turn % 6 + 1
+            touch(secret, count)
+            records = ring.read(1) + ring.read(100)
+            assert len(records) == count
+            events = [decoder.decode(record) for record in records]
+            assert {event["path"] for event in events} == {str(secret)}
+            assert {event["pid"] for event in events} == {os.getpid()}
+            times += [event["time"] for event in events]
+        assert ring.pending == 0
+    assert times == sorted(times)
+    assert counters(pins)[Stat.RINGBUF_DROPS] == 0
+
+
+def test_what_an_earlier_reader_left_is_read_by_the_next(pins: Pins, secret: Path) -> None:
+    touch(secret, 4)
+    with open_ring(pins.path("maps", "events")) as ring:
+        assert len(ring.read(1)) == 1
+    with open_ring(pins.path("maps", "events")) as ring:
+        assert len(ring.read(100)) == 3
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    base = mount_point()
+    assert base is not None
+    path = base / f"aegis-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def test_a_cgroup_is_found_by_its_number_until_it_is_gone(cgroup: Path) -> None:
+    number = cgroup.stat().st_ino
+    assert cgroup_path(number) == f"/{cgroup.name}"
+    assert cgroup_path(1 << 60) is None
+    cgroup.rmdir()
+    assert cgroup_path(number) is None
