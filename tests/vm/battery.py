@@ -143,7 +143,7 @@ def decode(record: bytes) -> Event:
         names = record[start : start + length].split(b"\0")[:-1]
         path = "/".join(os.fsdecode(name) for name in reversed(names))
     comms = (comm.rstrip(b"\0"), parent.rstrip(b"\0"))
-    return Event(*fields, addr, *comms, path, bool(cut))
+    return Event._make((*fields, addr, *comms, path, bool(cut)))
 
 
 class Host:
@@ -207,7 +207,8 @@ class Host:
     @contextlib.contextmanager
     def counted(self) -> Iterator[dict[Stat, int]]:
         """Yield a mapping that holds, afterwards, what each counter rose by (zeros left out)."""
-        before, rose = self.live.stats(), {}
+        before = self.live.stats()
+        rose: dict[Stat, int] = {}
         yield rose
         after = self.live.stats()
         rose.update({stat: n - before[stat] for stat, n in after.items() if n != before[stat]})
@@ -324,16 +325,34 @@ def bind_mount(source: Path, target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def overlay(folder: Path) -> Iterator[Path]:
-    """Mount ``folder``/merged over ``folder``/lower; both may hold files beforehand."""
-    lower, upper, work, merged = (folder / name for name in ("lower", "upper", "work", "merged"))
+def overlay(folder: Path, *, lower: Path | None = None, options: str = "") -> Iterator[Path]:
+    """Mount ``folder``/merged over ``lower``, by default ``folder``/lower."""
+    lower = lower or folder / "lower"
+    upper, work, merged = (folder / name for name in ("upper", "work", "merged"))
     for path in (lower, upper, work, merged):
         path.mkdir(exist_ok=True)
-    mount("overlay", merged, "overlay", 0, f"lowerdir={lower},upperdir={upper},workdir={work}")
+    layers = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    mount("overlay", merged, "overlay", 0, layers + options)
     try:
         yield merged
     finally:
         umount(merged)
+
+
+@contextlib.contextmanager
+def loop_ext4(folder: Path, *features: str) -> Iterator[Path]:
+    """Mount an ext4 in a file, ``folder``/image, through a loop device."""
+    image, mounted = folder / "image", folder / "mounted"
+    mounted.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    run("modprobe", "-a", "loop", "ext4")
+    run("mke2fs", "-q", "-F", "-t", "ext4", *features, str(image))
+    run("mount", "-o", "loop", str(image), str(mounted))
+    try:
+        yield mounted
+    finally:
+        umount(mounted)
 
 
 def run(*command: str) -> str:

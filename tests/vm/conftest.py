@@ -7,12 +7,11 @@ machine they are an error, never skipped.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from battery import Host, load_and_be_killed, overlay
+from battery import Host, load_and_be_killed, loop_ext4, overlay
 
 HERE = Path(__file__).parent
 
@@ -58,20 +57,8 @@ def host(loaded: Host) -> Iterator[Host]:
 
 @pytest.fixture(scope="session")
 def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Mount an ext4 in a file, through a loop device."""
-    folder = tmp_path_factory.mktemp("ext4")
-    image, mounted = folder / "image", folder / "mounted"
-    mounted.mkdir()
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
-    for command in (
-        ["modprobe", "-a", "loop", "ext4"],
-        ["mke2fs", "-q", "-F", "-t", "ext4", str(image)],
-        ["mount", "-o", "loop", str(image), str(mounted)],
-    ):
-        subprocess.run(command, check=True, timeout=120)
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True, timeout=60)
+    with loop_ext4(tmp_path_factory.mktemp("ext4")) as mounted:
+        yield mounted
 
 
 @pytest.fixture(params=["tmpfs", "ext4", "overlay"])

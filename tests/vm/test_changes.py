@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from battery import FILE_OPS, Host, Mode, Op, can_read, file_rule, libc, refused, touch
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 RENAME_EXCHANGE = 2
 
 
@@ -30,8 +30,8 @@ def other(path: Path) -> Path:
 
 OF_A_FILE: dict[str, Change] = {
     "unlink": lambda path: path.unlink(),
-    "rename away": lambda path: path.rename(path.with_name("away")) and None,
-    "rename onto": lambda path: other(path).rename(path) and None,
+    "rename away": lambda path: path.rename(path.with_name("away")),
+    "rename onto": lambda path: other(path).rename(path),
     "exchange": lambda path: exchange(path, other(path)),
     "exchange, named second": lambda path: exchange(other(path), path),
     "link away": lambda path: path.with_name("away").hardlink_to(path),
@@ -41,7 +41,7 @@ OF_A_FILE: dict[str, Change] = {
 }
 OF_A_DIRECTORY: dict[str, Change] = {
     "rmdir": lambda path: path.rmdir(),
-    "rename": lambda path: path.rename(path.with_name("away")) and None,
+    "rename": lambda path: path.rename(path.with_name("away")),
     "chmod": lambda path: path.chmod(0o700),
 }
 OF_A_NAME: dict[str, Change] = {
@@ -50,7 +50,7 @@ OF_A_NAME: dict[str, Change] = {
     "fifo": os.mkfifo,
     "device": lambda path: os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3)),
     "symlink": lambda path: path.symlink_to("/"),
-    "rename onto": lambda path: other(path).rename(path) and None,
+    "rename onto": lambda path: other(path).rename(path),
     "link onto": lambda path: path.hardlink_to(other(path)),
 }
 CHANGES = [

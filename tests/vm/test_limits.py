@@ -22,9 +22,12 @@ from battery import (
     can_read,
     file_rule,
     in_child,
+    loop_ext4,
     mount,
     net_rule,
+    overlay,
     refused,
+    run,
     touch,
     umount,
 )
@@ -158,16 +161,53 @@ class TestFiles:
         for file in (path, known):
             file.write_text("data")
         handles = [file_handle(file) for file in (path, known)]
-        os.sync()
         anchor = os.open(ext4, os.O_RDONLY)
         host.apply(file_rule(folder, Op.READ, depth=1), file_rule(known, Op.READ))
-        Path("/proc/sys/vm/drop_caches").write_text("2")
+        forget_names()
         try:
             os.close(call(304, anchor, handles[0], os.O_RDONLY))
             with refused():
                 call(304, anchor, handles[1], os.O_RDONLY)
         finally:
             os.close(anchor)
+
+    def test_another_spelling_of_a_name_is_another_name(self, host: Host, tmp_path: Path) -> None:
+        """On a file system that takes them for one, where the inode is not known."""
+        features = ("-O", "casefold", "-E", "encoding=utf8")
+        with loop_ext4(tmp_path, *features) as mounted:
+            folder = mounted / "folder"
+            folder.mkdir()
+            run("chattr", "+F", str(folder))
+            host.apply(file_rule(folder / "later", Op.READ))
+            (folder / "later").write_text("data")
+            with refused():
+                touch(folder / "later")
+            forget_names()
+            assert can_read(folder / "LATER")
+
+    def test_directories_of_an_overlay_over_several_file_systems_change_their_numbers(
+        self, host: Host, ext4: Path, tmp_path: Path
+    ) -> None:
+        lower = ext4 / "layer"
+        (lower / "folder").mkdir(parents=True)
+        (lower / "folder" / "file").touch()
+        with overlay(tmp_path, lower=lower, options=",xino=off") as merged:
+            file = merged / "folder" / "file"
+            host.apply(file_rule(file.parent, depth=1))
+            with refused():
+                touch(file)
+            forget_names()
+            assert can_read(file)
+            host.apply(file_rule(merged, depth=2))
+            forget_names()
+            with refused():
+                touch(file)
+
+
+def forget_names() -> None:
+    """Drop cached dentries and inodes that are not in use."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 def file_handle(path: Path) -> bytes:
@@ -216,6 +256,19 @@ class TestNetwork:
             header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 17, 0,
                                  socket.inet_aton("127.0.0.1"), socket.inet_aton(IN4))  # fmt: skip
             packets.sendto(header + bytes(8), ("lo", 0x0800))
+
+    def test_a_source_in_ancillary_data_makes_any_address_mean_it(self, host: Host) -> None:
+        host.apply(net_rule(Kind.IP, "127.0.0.9", Op.EGRESS))
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        ):
+            server.bind(("127.0.0.9", PORT))
+            server.settimeout(5)
+            source = struct.pack("i4s4s", 0, socket.inet_aton("127.0.0.9"), bytes(4))
+            ancillary = [(socket.IPPROTO_IP, 8, source)]  # IP_PKTINFO
+            client.sendmsg([b"x"], ancillary, 0, ("0.0.0.0", PORT))
+            assert server.recv(1) == b"x"
 
     def test_a_raw_socket_has_no_port(self, host: Host) -> None:
         host.apply(net_rule(Kind.PORT, f"{PORT}:udp"))

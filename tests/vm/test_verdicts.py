@@ -363,7 +363,12 @@ class TestEvents:
 
         seen: list[int] = []
         host.apply(file_rule(path))
-        thread = Thread(target=lambda: (seen.append(get_native_id()), can_read(path)))
+
+        def read() -> None:
+            seen.append(get_native_id())
+            can_read(path)
+
+        thread = Thread(target=read)
         thread.start()
         thread.join()
         (event,) = host.events()
