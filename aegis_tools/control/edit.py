@@ -1,21 +1,23 @@
 """Change single rules of the live policy by hand.
 
 Adding is done in place, in the active slot, with single look-ups, so it takes as long with
-65,536 rules as with one. Everything else copies what is live, changes the copy, and commits
-it, as an apply does. A mark in slot_info stands while an edit is under way: the next edit
-that finds it, left by a killed one, first puts things right (:meth:`Editor.heal`).
+65,536 rules as with one. Removing a few rules changes their entries in place as well.
+Everything else copies what is live, changes the copy, and commits it, as an apply does.
+
+A mark in slot_info stands while an edit is under way: the next edit that finds it, left by
+a killed one, first puts things right (:meth:`Editor.heal`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from aegis_tools.control import manual
 from aegis_tools.control.commit import OPTIONS, commit, new_inner
-from aegis_tools.control.live import Entries, Live
-from aegis_tools.control.merge import ENTRY_MAPS, FILE_MAPS, merge, tidy, usage
+from aegis_tools.control.live import Entries, Live, content_digest, strip
+from aegis_tools.control.merge import ENTRY_MAPS, FILE_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
 from aegis_tools.errors import KernelError, PolicyError
@@ -42,6 +44,12 @@ _HOMES = {
     Kind.INODE: ("deny_inode_map",),
     Kind.DIRECTORY: ("deny_dir_map",),
 }
+
+
+_FEW = 256
+"""Up to so many entries are changed one by one; beyond, a commit is faster."""
+
+_Write = tuple[str, bytes, bytes]  # map, key, value
 
 
 class Added(NamedTuple):
@@ -135,24 +143,20 @@ class Editor:
             )
         return result
 
-    def remove(self, uids: Collection[int]) -> SlotInfo:
-        """Remove rules: from the first write on they match nothing, then their space is freed.
-
-        Rules that these had hidden take their places.
+    def remove(self, uids: Collection[int]) -> None:
+        """Remove rules. Rules that these had hidden take their places before they go.
 
         Raises:
             KernelError: The kernel refused.
         """
         self.heal()
-        slot = self.live.slot
-        self._mark(slot)
-        for name in ("rules", "manual_rules"):
-            inner = self.live.inner(name, slot)
-            if inner is not None:
-                with inner:
-                    for uid in uids:
-                        inner.delete(uid.to_bytes(8, "little"))
-        return self._rebuild(removed=uids, refill=True)
+        before, gone = self.live.all_entries(), set(uids)
+        target = self._target(before, gone, refill=True)
+        writes, deletions = _difference(before, target.maps)
+        if len(writes) + len(deletions) > _FEW:
+            self._commit(target)
+        else:
+            self._turn_into(target, writes, deletions)
 
     def clear(self, kinds: Collection[Kind], maps: Collection[str]) -> int:
         """Remove every rule of some kinds, which are those of some maps; return how many."""
@@ -291,9 +295,7 @@ class Editor:
         now = self.live.info(slot)
         self.live.set_info(slot, now._replace(entries=(*counts[:_EDITING], 0)))
 
-    def _write_all(
-        self, slot: int, before: SlotInfo, writes: list[tuple[str, bytes, bytes]]
-    ) -> list[str]:
+    def _write_all(self, slot: int, before: SlotInfo, writes: list[_Write]) -> list[str]:
         """Write all or nothing; return the map's name for every key that is new."""
         done: list[tuple[str, bytes, bytes | None]] = []
         try:
@@ -325,14 +327,53 @@ class Editor:
         change: Callable[[Rules], None] = lambda _: None,
         refill: bool = False,
     ) -> SlotInfo:
-        info, gone = self.live.info(), set(removed)
-        rules = Rules(maps=tidy(self.live.all_entries(), gone))
+        target = self._target(self.live.all_entries(), set(removed), change, refill=refill)
+        return self._commit(target)
+
+    def _commit(self, target: Rules) -> SlotInfo:
+        info = self.live.info()
+        return commit(self.live, target, bundle=info.bundle, serial=info.serial)
+
+    def _target(
+        self,
+        maps: Mapping[str, Entries],
+        gone: set[int],
+        change: Callable[[Rules], None] = lambda _: None,
+        *,
+        refill: bool = False,
+    ) -> Rules:
+        rules = Rules(maps=tidy(maps, gone))
         change(rules)
         if refill:
             named = {uid: r for uid, r in self.names.all().items() if uid not in gone}
+            by_path = {uid for uid, rule in named.items() if rule.kind is not Kind.INODE}
+            want_generation(rules.maps["deny_inode_map"], by_path)
             self._refill(rules, named)
         inherit_cidrs(rules)
-        return commit(self.live, rules, bundle=info.bundle, serial=info.serial)
+        return rules
+
+    def _turn_into(self, target: Rules, writes: list[_Write], deletions: list[_Write]) -> None:
+        """Make the active slot hold ``target``, which is smaller, entry by entry."""
+        slot = self.live.slot
+        self._mark(slot)
+        for name, key, value in writes:
+            with self._inner(name, slot) as inner:
+                _set(inner, name, key, value)
+        for name, key, _ in deletions:
+            with self._inner(name, slot) as inner:
+                inner.delete(key)
+                if name == "rules":
+                    self.live.map("rule_hits").delete(key)
+        info = self.live.info(slot)
+        self.live.set_info(
+            slot,
+            info._replace(
+                kinds=target.kinds,
+                walk=target.walk,
+                content=_digest_at(info.applied_ns, target.maps),
+                entries=(*(len(target.maps[spec.name]) for spec in POLICY_MAPS), 0, 0),
+            ),
+        )
 
     def _refill(self, rules: Rules, named: dict[int, Rule]) -> None:
         """Let rules that do not stand in all the places they ask for have what is free now."""
@@ -341,6 +382,28 @@ class Editor:
         if missing:
             wanted = resolve(Policy(missing), self.identify, {}, now=0, fallback=fallback)
             join(rules, wanted)
+
+
+def _difference(
+    old: Mapping[str, Entries], new: Mapping[str, Entries]
+) -> tuple[list[_Write], list[_Write]]:
+    """Return what to write and what to delete, in the order of POLICY_MAPS: rules come first."""
+    writes, deletions = [], []
+    for spec in POLICY_MAPS:
+        was, now = old[spec.name], new[spec.name]
+        writes += [(spec.name, key, now[key]) for key in now if was.get(key) != now[key]]
+        deletions += [(spec.name, key, was[key]) for key in was if key not in now]
+    return writes, deletions
+
+
+def _digest_at(applied_ns: int, maps: Mapping[str, Entries]) -> bytes:
+    """Return the digest of maps without what was added by hand since; see live.live_digest."""
+    added = {
+        int.from_bytes(uid, "little")
+        for uid, value in maps["manual_rules"].items()
+        if ManualRule.unpack(value).added_ns > applied_ns
+    }
+    return content_digest(strip(maps, added))
 
 
 def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> Iterator[Rule]:

@@ -158,6 +158,14 @@ def _directories(maps: Mapping[str, Entries]) -> Entries:
     return result
 
 
+def want_generation(inodes: Entries, by_path: set[int]) -> None:
+    """Let entries match one file only, where no rule is left that names an inode number."""
+    for key, entry in inodes.items():
+        *rules, generation, depth, flags = FILE_ENTRY.unpack(entry)
+        if flags & ANY_GENERATION and {uid for uid in rules if uid} <= by_path:
+            inodes[key] = FILE_ENTRY.pack(*rules, generation, depth, flags & ~ANY_GENERATION)
+
+
 def inode_key(target: str) -> bytes:
     """Return the struct inode_key of a canonical ``dev:ino``."""
     dev, _, ino = target.partition(":")

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aegis_tools.control.manual import manual_rule
 from aegis_tools.control.names import Names
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.inode_keys import Identifier
+from aegis_tools.kernel.layout import uid_of
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import OPEN_OPS, Kind
@@ -352,22 +354,30 @@ def check_whole(host: Host, path: Path) -> None:
 def die_at(call: int) -> None:
     """Let this process end at its n-th write to a map, as a kill would end it there."""
     count = 0
-    plain = syscall.update
 
-    def update(*args: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == call:
-            os._exit(9)
-        plain(*args)
+    def counted(plain: Callable[..., None]) -> Callable[..., None]:
+        def change(*args: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == call:
+                os._exit(9)
+            plain(*args)
 
-    syscall.update = update  # type: ignore[assignment]
+        return change
+
+    syscall.update = counted(syscall.update)
+    syscall.delete = counted(syscall.delete)
 
 
-def test_a_kill_before_every_single_write_is_healed(host: Host, files: dict[str, Path]) -> None:
+@pytest.mark.parametrize("command", ["add", "remove"])
+def test_a_kill_before_every_single_write_is_healed(
+    host: Host, files: dict[str, Path], command: str
+) -> None:
     apply(host, files)
     rule = manual_rule(Kind.PATH, str(files["c"]), OPEN_OPS)
-    for call in range(1, 12):
+    for call in range(1, 20):
+        if command == "remove":
+            host("block", "add", files["c"])
         child = os.fork()
         if not child:
             with Live(Pins(host.paths.pins)) as live, Identifier(live.pins) as identifier:
@@ -375,7 +385,7 @@ def test_a_kill_before_every_single_write_is_healed(host: Host, files: dict[str,
                     live, Names(live, host.paths), lambda: identifier, now_ns=time.time_ns(), by=0
                 )
                 die_at(call)
-                editor.add([rule])
+                editor.add([rule]) if command == "add" else editor.remove([uid_of(rule.id)])
             os._exit(0)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         host("block", "add", "9:9")
@@ -385,4 +395,4 @@ def test_a_kill_before_every_single_write_is_healed(host: Host, files: dict[str,
             break
         host("block", "del", files["c"], "--missing-ok")
     else:
-        pytest.fail("the add never came to its end")
+        pytest.fail("it never came to its end")
