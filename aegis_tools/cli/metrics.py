@@ -60,8 +60,10 @@ def collect(app: App) -> list[Metric]:
 
 def top_hits(app: App, live: Live) -> list[metrics.RuleHits]:
     """Return the hits of the rules that match most, by name."""
-    from aegis_tools.control.apply import names_of
-    from aegis_tools.control.store import Store
+    from aegis_tools.control.names import rules_by_uid
 
     hits = live.hits()
-    return metrics.top_hits(hits, names_of(live, Store(app.paths), hits))
+    if not hits:
+        return []
+    rules = rules_by_uid(live, app.paths)
+    return metrics.top_hits(hits, {uid: rule.id for uid, rule in rules.items()})

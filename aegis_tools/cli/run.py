@@ -175,11 +175,9 @@ def decoder_of(app: App, live: Live) -> Decoder:
 
 def rule_ids(app: App, live: Live) -> Mapping[int, str]:
     """Return the ids of the live rules."""
-    from aegis_tools.control.apply import names_of
-    from aegis_tools.control.store import Store
+    from aegis_tools.control.names import rules_by_uid
 
-    uids = {int.from_bytes(uid, "little") for uid in live.entries("rules")}
-    return names_of(live, Store(app.paths), uids)
+    return {uid: rule.id for uid, rule in rules_by_uid(live, app.paths).items()}
 
 
 class Drops:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ipaddress
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aegis_tools.cli.output import App
-from aegis_tools.control import manual
-from aegis_tools.control.apply import stored_policy
 from aegis_tools.control.live import Live
+from aegis_tools.control.names import rules_by_uid
 from aegis_tools.control.posture import Posture, read_posture
 from aegis_tools.control.store import Record, Store
 from aegis_tools.control.why import (
@@ -25,9 +23,8 @@ from aegis_tools.control.why import (
     verdicts,
 )
 from aegis_tools.control.whyfile import Tables, look_at, survives
-from aegis_tools.errors import AegisError, UsageError
+from aegis_tools.errors import UsageError
 from aegis_tools.kernel.inode_keys import Identifier
-from aegis_tools.kernel.layout import uid_of
 from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.model import FILE_OPS, NET_OPS, Op, Rule
@@ -82,7 +79,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
         else:
             wanted = check(operations, NET_OPS, "an address")
             answer = of_peer(live, posture, peer, wanted, protocols)
-        rules = live_rules(app, live)
+        rules = rules_by_uid(live, app.paths)
         record = live_record(app, live)
         allowed = len(live.entries("allow_cgroup_map"))
     show(app, answer, rules, record, allowed=allowed)
@@ -153,18 +150,6 @@ def of_peer(
     if live.pins.is_fallback():
         remark = "audit fallback: network access is not watched at all"
     return Answer(address if port is None else f"{address} port {port}", decided, remark)
-
-
-def live_rules(app: App, live: Live) -> Mapping[int, Rule]:
-    """Return the live rules by uid, as far as anything names them."""
-    found = {uid: manual.to_rule(record) for uid, record in live.manual_rules().items()}
-    rules = {uid: rule for uid, rule in found.items() if rule is not None}
-    digest = live.info().bundle
-    if any(digest):
-        with contextlib.suppress(AegisError):
-            policy = stored_policy(Store(app.paths), digest)
-            rules.update((uid_of(rule.id), rule) for rule in policy.rules)
-    return rules
 
 
 def live_record(app: App, live: Live) -> Record | None:
