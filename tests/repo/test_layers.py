@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "policy": {"errors", "policy"},
     "kernel": {"errors", "paths", "kernel"},
     "control": {"errors", "paths", "policy", "kernel", "control"},
-    "agent": {"errors", "paths", "policy", "kernel", "control", "agent"},
+    "agent": {"errors", "paths", "policy", "kernel", "control", "agent", "__version__"},
     "cli": {"errors", "paths", "policy", "kernel", "control", "agent", "cli", "__version__"},
     "__main__": {"cli"},
     "__init__": set[str](),
