@@ -64,8 +64,8 @@ enum aegis_kind {
 };
 
 #define AEGIS_KINDS_FILE (AEGIS_KIND_INODE | AEGIS_KIND_PATH | AEGIS_KIND_DIR)
-#define AEGIS_KINDS_NET                                                                        \
-	(AEGIS_KIND_IPV4 | AEGIS_KIND_IPV6 | AEGIS_KIND_CIDR_V4 | AEGIS_KIND_CIDR_V6 |        \
+#define AEGIS_KINDS_NET                                                                            \
+	(AEGIS_KIND_IPV4 | AEGIS_KIND_IPV6 | AEGIS_KIND_CIDR_V4 | AEGIS_KIND_CIDR_V6 |             \
 	 AEGIS_KIND_PORT | AEGIS_KIND_IP_PORT_V4 | AEGIS_KIND_IP_PORT_V6)
 
 /* Which kernel function asked. */

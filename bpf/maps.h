@@ -11,24 +11,24 @@
 #ifndef AEGIS_MAPS_H
 #define AEGIS_MAPS_H
 
-#define POLICY_MAP(map, kind, ksize, vsize)                                                    \
-	struct map##_inner {                                                                   \
-		__uint(type, kind);                                                            \
-		__uint(max_entries, 1);                                                        \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                                          \
-		__uint(key_size, ksize);                                                       \
-		__uint(value_size, vsize);                                                     \
-	};                                                                                     \
-	struct {                                                                               \
-		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                      \
-		__uint(max_entries, AEGIS_SLOTS);                                              \
-		__uint(key_size, sizeof(__u32));                                               \
-		__array(values, struct map##_inner);                                           \
+#define POLICY_MAP(map, kind, ksize, vsize)                                                        \
+	struct map##_inner {                                                                       \
+		__uint(type, kind);                                                                \
+		__uint(max_entries, 1);                                                            \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                              \
+		__uint(key_size, ksize);                                                           \
+		__uint(value_size, vsize);                                                         \
+	};                                                                                         \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                          \
+		__uint(max_entries, AEGIS_SLOTS);                                                  \
+		__uint(key_size, sizeof(__u32));                                                   \
+		__array(values, struct map##_inner);                                               \
 	} map SEC(".maps")
 
-#define HASH_POLICY_MAP(map, key, value)                                                       \
+#define HASH_POLICY_MAP(map, key, value)                                                           \
 	POLICY_MAP(map, BPF_MAP_TYPE_HASH, sizeof(key), sizeof(value))
-#define LPM_POLICY_MAP(map, key, value)                                                        \
+#define LPM_POLICY_MAP(map, key, value)                                                            \
 	POLICY_MAP(map, BPF_MAP_TYPE_LPM_TRIE, sizeof(key), sizeof(value))
 
 HASH_POLICY_MAP(rules, __u64, struct rule_attr);

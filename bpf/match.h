@@ -128,8 +128,8 @@ static __noinline struct file_entry *name_entry(struct dentry *dentry, struct in
  * strictest counts. below: asked as well, but not of the rule of the directory
  * itself. Returns 0 always: the result is in m.
  */
-static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry *dentry,
-				 __u32 ops, __u32 below)
+static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry *dentry, __u32 ops,
+				 __u32 below)
 {
 	struct dentry *parent;
 	struct file_entry *e;
@@ -161,8 +161,8 @@ struct found {
 };
 
 /* inode may be missing: a name that has no file yet. */
-static __always_inline void find_file(struct found *f, const struct slot *s,
-				      struct dentry *dentry, struct inode *inode)
+static __always_inline void find_file(struct found *f, const struct slot *s, struct dentry *dentry,
+				      struct inode *inode)
 {
 	struct file_entry *parent;
 	struct inode *dir;
@@ -249,8 +249,8 @@ static __always_inline void consider_net(struct match *m, const struct slot *s,
 		consider(m, s, op == AEGIS_OP_BIND ? e->rule[1] : e->rule[0], op);
 }
 
-static __always_inline void match_port(struct match *m, const struct slot *s,
-				       const struct peer *p, __u8 op)
+static __always_inline void match_port(struct match *m, const struct slot *s, const struct peer *p,
+				       __u8 op)
 {
 	struct port_key key = { .port = p->port, .protocol = p->protocol };
 

@@ -136,7 +136,7 @@ def load_checks(pins: Pins) -> list[Check]:
               f"{len(hooks)} hooks attached" + (f"; not: {', '.join(missing)}" if missing else ""),
               "run: aegisbpf attach")
     )  # fmt: skip
-    if pins.path("staging").is_dir():
+    if pins.stagings():
         checks.append(Check("staging", False, "a load died half-way and left pins behind",
                             "run: aegisbpf load"))  # fmt: skip
     try:

@@ -123,7 +123,8 @@ def load(
                 hint="once BPF LSM is active: aegisbpf reset && aegisbpf load",
             )
         attach(pins)
-        pins.staging.remove_all()
+        for dead in pins.stagings():
+            dead.remove_all()
         return Loaded(False, pins.is_fallback())
     pins.remove_all()
     with contextlib.suppress(ValueError, OSError):  # 5.10 counts maps against it

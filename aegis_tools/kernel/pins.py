@@ -1,7 +1,7 @@
 """Where our objects are pinned, and how to open them.
 
     <bpffs>/aegis/maps/NAME  progs/NAME  links/NAME    what is loaded
-    <bpffs>/aegis/staging/…                            a load in progress, or a dead one
+    <bpffs>/aegis/staging-PID/…                        a load in progress, or a dead one
 
 The links directory is published last: where it is, the load was complete.
 """
@@ -9,6 +9,7 @@ The links directory is published last: where it is, the load was complete.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from aegis_tools.kernel.maps import Map
 PARTS = ("links", "progs", "maps")
 LSM_PROGRAM = "aegis_file_open"
 FALLBACK_PROGRAM = "aegis_sys_enter"
+STAGING = "staging-"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,19 @@ class Pins:
 
     @property
     def staging(self) -> Pins:
-        """The pins of a load in progress."""
-        return Pins(self.base / "staging")
+        """The pins of this process's load in progress.
+
+        Each process has its own: a system call that outlives its killed process can then
+        not pin into the next load.
+        """
+        return Pins(self.base / f"{STAGING}{os.getpid()}")
+
+    def stagings(self) -> list[Pins]:
+        """Return the pins of every load in progress, or dead."""
+        try:
+            return [Pins(path) for path in self.base.glob(f"{STAGING}*") if path.is_dir()]
+        except OSError:
+            return []
 
     def path(self, part: str, name: str = "") -> Path:
         """Return the path of a pin, or of a part's directory."""
@@ -91,7 +104,7 @@ class Pins:
 
     def remove_all(self) -> None:
         """Remove everything, links first: enforcement ends before anything else is lost."""
-        nested = [self.staging] if self.path("staging").is_dir() else []
+        nested = self.stagings()
         for pins in (self, *nested):
             for part in (*PARTS, "premade"):
                 pins.remove(part)

@@ -21,7 +21,10 @@ CONNECT = "timeout 5 bash -c 'echo hello > /dev/tcp/127.0.0.1/4444'"
 
 
 def prepare() -> None:
-    """Make the files that the example policy is about."""
+    """Make the files and the cgroup that the example policy is about."""
+    TOKEN.parent.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "demo", TOKEN.parent], check=True)
+    Path("/sys/fs/cgroup/system.slice/demo-backup.service").mkdir(parents=True, exist_ok=True)
     SECRET.parent.mkdir(parents=True)
     SECRET.write_text("hunter2\n", encoding="utf-8")
     TOKEN.write_text("token-1\n", encoding="utf-8")
@@ -38,10 +41,12 @@ def listening(port: int) -> Iterator[None]:
 @contextlib.contextmanager
 def agent(show: Show, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the agent in the background; its events go to ``log``."""
-    print(show.paint(f"$ aegisbpf run > {log} &", "\033[1m"), flush=True)
+    print(show.paint(f"$ aegisbpf run > {log} 2> {log}.err &", "\033[1m"), flush=True)
     program = Path(sys.executable).with_name("aegisbpf")
-    with log.open("wb") as out:
-        process = subprocess.Popen([str(program), "run"], stdin=subprocess.DEVNULL, stdout=out)
+    with log.open("wb") as out, Path(f"{log}.err").open("wb") as err:
+        process = subprocess.Popen(
+            [str(program), "run"], stdin=subprocess.DEVNULL, stdout=out, stderr=err
+        )
     time.sleep(2)
     show.check(process.poll() is None, "the agent did not stay")
     try:
@@ -61,19 +66,19 @@ def wait_for(log: Path, text: str, seconds: float = 10) -> bool:
     return False
 
 
-def audit(show: Show, folder: Path, log: Path) -> None:
-    show.run(f"aegisbpf keys add {folder}/release.pub", says="trusted")
+def audit(show: Show, log: Path) -> None:
+    show.run("aegisbpf keys add release.pub", says="trusted")
     show.title("Apply the signed policy in audit: everything is allowed, matches are reported")
-    show.run(f"aegisbpf policy apply {folder}/example.bundle", says="policy applied")
+    show.run("aegisbpf policy apply example.bundle", says="policy applied")
     show.run(f"cat {TOKEN} {SECRET}", says="hunter2")
     show.check(wait_for(log, "AUDIT"), "the access was not reported")
     show.run(f"grep AUDIT {log} | tail -n 1", says="AUDIT")
 
 
-def enforce(show: Show, folder: Path) -> None:
+def enforce(show: Show) -> None:
     show.title("Plan, then the same policy in enforce: the same access is refused")
-    show.run(f"aegisbpf policy plan {folder}/example.bundle")
-    show.run(f"aegisbpf policy apply {folder}/example.bundle --mode enforce", says="policy applied")
+    show.run("aegisbpf policy plan example.bundle")
+    show.run("aegisbpf policy apply example.bundle --mode enforce", says="policy applied")
     show.run(f"cat {TOKEN}", status=1, says=REFUSED)
     show.run(f"cat {SECRET}", status=1, says=REFUSED)
     show.run("cat /srv/demo/README", says="nothing secret")
@@ -109,8 +114,7 @@ def undo(show: Show) -> None:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1])
-    show = Show(colour="AEGIS_DEMO_COLOUR" in os.environ, directory=Path("/root"))
+    show = Show(colour="AEGIS_DEMO_COLOUR" in os.environ, directory=Path(sys.argv[1]))
     log = Path("/run/aegis-events.ndjson")
     prepare()
     show.run("uname -r; cat /sys/kernel/security/lsm; echo", says="bpf")
@@ -118,8 +122,8 @@ def main() -> int:
         show.title("Load: hooks attached and pinned. An agent streams events; it decides nothing")
         show.run("aegisbpf load", says="attached")
         with agent(show, log) as process:
-            audit(show, folder, log)
-            enforce(show, folder)
+            audit(show, log)
+            enforce(show)
             look(show, log)
             kill_agent(show, process)
         undo(show)

@@ -46,7 +46,7 @@ def test_a_first_load_attaches_and_pins_everything(pins: Pins) -> None:
     assert pins.is_loaded()
     assert pins.is_attached()
     assert {spec.name for spec in POLICY_MAPS} < set(pins.names("maps"))
-    assert not pins.staging.base.exists()
+    assert pins.stagings() == []
 
 
 def test_a_second_load_changes_nothing(pins: Pins) -> None:
@@ -121,6 +121,13 @@ def test_maps_without_links_are_leftovers(loaded: Pins) -> None:
     assert loaded.is_attached()
 
 
+def test_what_a_dead_load_left_beside_a_finished_one_is_removed(loaded: Pins) -> None:
+    (loaded.base / "staging-1" / "progs").mkdir(parents=True)
+    assert len(loaded.stagings()) == 1
+    assert load(loaded).fresh is False
+    assert loaded.stagings() == []
+
+
 def test_half_of_the_pins_can_be_removed_and_loaded_again(loaded: Pins) -> None:
     for name in loaded.names("maps")[::2]:
         loaded.remove("maps", name)
@@ -131,7 +138,7 @@ def test_half_of_the_pins_can_be_removed_and_loaded_again(loaded: Pins) -> None:
 
 
 def test_nothing_is_left_by_remove_all(loaded: Pins) -> None:
-    loaded.staging.path("progs").mkdir(parents=True)
+    (loaded.base / "staging-1" / "progs").mkdir(parents=True)
     loaded.remove_all()
     assert not loaded.base.exists()
     with pytest.raises(NotLoadedError):
@@ -219,7 +226,7 @@ def test_a_load_killed_at_any_instant_can_be_done_again(pins: Pins) -> None:
         before = pins.is_loaded()
         assert load(pins).fresh is not before
         assert pins.is_attached()
-        assert not pins.staging.base.exists()
+        assert pins.stagings() == []
         pins.remove_all()
         assert not pins.base.exists()
     assert killed >= 5, "the load was too quick to be interrupted"

@@ -143,7 +143,7 @@ def test_health_notices_a_missing_link(host: Host) -> None:
 
 
 def test_health_notices_what_a_dead_load_left(host: Host) -> None:
-    (host.paths.pins / "staging").mkdir()
+    (host.paths.pins / "staging-1").mkdir()
     assert "staging" in names(host.json("health", "--allow-fallback", code=6), False)
     host.text("load")
     host.text("health", "--allow-fallback")
