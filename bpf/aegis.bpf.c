@@ -95,13 +95,33 @@ int BPF_PROG(aegis_mmap_file, struct file *file, unsigned long reqprot, unsigned
 	return check_mapping(file, prot, AEGIS_HOOK_MMAP);
 }
 
+/*
+ * The file of a mapping on an overlay is the one below. Since Linux 6.7 (commit
+ * def3ae83da02) its path is, too; the one that was opened stands beside it. Where
+ * the flag means something else there is no dentry beside, and nothing matches.
+ */
+static __always_inline struct dentry *opened_above(struct file *file)
+{
+	if (!bpf_core_field_exists(struct backing_file, user_path) ||
+	    !(BPF_CORE_READ(file, f_mode) & FMODE_BACKING))
+		return 0;
+	return BPF_CORE_READ((struct backing_file *)file, user_path.dentry);
+}
+
 SEC("lsm/file_mprotect")
 int BPF_PROG(aegis_file_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
 	     unsigned long prot, int ret)
 {
+	struct file *file = BPF_CORE_READ(vma, vm_file);
+	struct dentry *above;
+
 	if (ret)
 		return ret;
-	return check_mapping(BPF_CORE_READ(vma, vm_file), prot, AEGIS_HOOK_MPROTECT);
+	ret = check_mapping(file, prot, AEGIS_HOOK_MPROTECT);
+	if (ret || !(prot & PROT_EXEC) || !file)
+		return ret;
+	above = opened_above(file);
+	return above ? check_dentry(above, OP(EXEC), 0, AEGIS_HOOK_MPROTECT) : 0;
 }
 
 /*

@@ -13,6 +13,7 @@
 #define FMODE_READ 1
 #define FMODE_WRITE 2
 #define FMODE_EXEC 0x20
+#define FMODE_BACKING (1 << 24 | 1 << 25) /* one of them: it moved */
 
 /* include/linux/fs.h */
 #define ATTR_MODE (1 << 0)

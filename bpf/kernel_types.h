@@ -42,6 +42,10 @@ struct file {
 	__u32 f_mode;
 } CORE;
 
+struct backing_file {
+	struct path user_path;
+} CORE;
+
 struct vm_area_struct {
 	struct file *vm_file;
 } CORE;

@@ -122,7 +122,7 @@ def load(
                 "the audit fallback is loaded, which cannot enforce",
                 hint="once BPF LSM is active: aegisbpf reset && aegisbpf load",
             )
-        attach(pins)
+        attach(pins, runner=runner)
         for dead in pins.stagings():
             dead.remove_all()
         return Loaded(False, pins.is_fallback())
@@ -153,7 +153,7 @@ def _load_fresh(
     keys = str(verify_object("inode_keys.bpf.o"))
     runner(["bpftool", "prog", "load", keys, str(staging.path("progs", "inode_keys"))])
     _configure(staging, options)
-    attach(staging)
+    attach(staging, runner=runner)
     staging.remove("premade")
     for part in ("maps", "progs", "links"):
         staging.path(part).rename(pins.path(part))
@@ -238,7 +238,7 @@ def check_sizes(pins: Pins, options: LoadOptions) -> None:
         )
 
 
-def attach(pins: Pins) -> list[str]:
+def attach(pins: Pins, *, runner: Runner = run) -> list[str]:
     """Attach every hook that has no link, pin the links, and return their names.
 
     Only the pin holds a link: a descriptor left open would keep the program enforcing
@@ -250,7 +250,17 @@ def attach(pins: Pins) -> list[str]:
         for name in pins.names("progs")
         if name.startswith("aegis_") and not pins.path("links", name).exists()
     ]
-    for name in missing:
+    try:
+        _attach_each(pins, missing)
+    except FileNotFoundError:  # one was attached before, and this kernel is older than 5.13
+        _renew_programs(pins, runner)
+        missing_still = [name for name in missing if not pins.path("links", name).exists()]
+        _attach_each(pins, missing_still)
+    return missing
+
+
+def _attach_each(pins: Pins, names: list[str]) -> None:
+    for name in names:
         program = pins.open_program(name)
         try:
             link = syscall.attach(program)
@@ -258,6 +268,8 @@ def attach(pins: Pins) -> list[str]:
                 syscall.obj_pin(str(pins.path("links", name)), link)
             finally:
                 os.close(link)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise KernelError(
                 "a hook could not be attached",
@@ -266,7 +278,26 @@ def attach(pins: Pins) -> list[str]:
             ) from None
         finally:
             os.close(program)
-    return missing
+
+
+def _renew_programs(pins: Pins, runner: Runner) -> None:
+    """Load the programs anew over the maps that are pinned, and pin them in the old ones' place.
+
+    Before Linux 5.13 (commit f3a95075549e) a program can be attached once in its life.
+    """
+    path = str(verify_object("audit.bpf.o" if pins.is_fallback() else "aegis.bpf.o"))
+    staging = pins.staging
+    staging.remove_all()
+    staging.path("progs").mkdir(parents=True, mode=0o700)
+    reuse = [
+        word
+        for name in pins.names("maps")
+        for word in ("map", "name", name, "pinned", str(pins.path("maps", name)))
+    ]
+    runner(["bpftool", "prog", "loadall", path, str(staging.path("progs")), *reuse], timeout=300)
+    for name in staging.names("progs"):
+        staging.path("progs", name).replace(pins.path("progs", name))
+    staging.remove_all()
 
 
 def detach(pins: Pins) -> list[str]:
