@@ -7,7 +7,8 @@ import argparse
 from aegis_tools.cli.editing import audit_note, editing, reading, record, target_of
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.manual import manual_rule
-from aegis_tools.control.rows import NETWORK_MAPS, list_rows
+from aegis_tools.control.merge import NETWORK_MAPS
+from aegis_tools.control.rows import list_rows
 from aegis_tools.errors import PolicyError, UsageError
 from aegis_tools.policy.model import NET_OPS, Kind, Mode, Op, Rule, Signal
 from aegis_tools.policy.targets import default_operations

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from aegis_tools.control import manual
 from aegis_tools.control.commit import OPTIONS, commit, new_inner
 from aegis_tools.control.live import Entries, Live, content_digest, strip
-from aegis_tools.control.merge import ENTRY_MAPS, FILE_MAPS, merge, tidy, usage, want_generation
+from aegis_tools.control.merge import ENTRY_MAPS, NETWORK_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
 from aegis_tools.errors import KernelError, PolicyError
@@ -170,10 +170,8 @@ class Editor:
         """Return the uids of the rules of some kinds, named or not."""
         found = {uid for uid, rule in self.names.all().items() if rule.kind in kinds}
         alive = {int.from_bytes(uid, "little") for uid in self.live.entries("rules")}
-        for name, uids in usage(self.live.all_entries()).by_map.items():
-            if name in maps:
-                found.update(uid for uid in uids if uid in alive)
-        return found
+        standing = usage(self.live.all_entries())
+        return found.union(*(standing.of(name) & alive for name in maps))
 
     def replace(
         self,
@@ -408,17 +406,20 @@ def _digest_at(applied_ns: int, maps: Mapping[str, Entries]) -> bytes:
 
 def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> Iterator[Rule]:
     """Yield the rules that stand in the maps for less than they deny."""
-    by_map = usage(rules.maps).by_map
-    network: dict[int, int] = {}
-    for name, seen in by_map.items():
-        if name not in FILE_MAPS:
-            network.update(seen)
+    standing = usage(rules.maps)
+    groups: dict[tuple[Kind, int], set[int]] = {}
     for uid, rule in named.items():
-        homes = [by_map[name] for name in _HOMES[rule.kind]] if rule.kind in _HOMES else [network]
-        if fallback and rule.kind is Kind.PATH:
-            homes.append(by_map["audit_path_map"])
-        if any(int(rule.operations) & ~home.get(uid, 0) for home in homes):
-            yield rule
+        groups.setdefault((rule.kind, int(rule.operations)), set()).add(uid)
+    for (kind, operations), uids in groups.items():
+        homes = _HOMES.get(kind, ())
+        if fallback and kind is Kind.PATH:
+            homes = (*homes, "audit_path_map")
+        there = [standing.complete(name, operations) for name in homes]
+        if not homes:
+            in_each = (standing.complete(name, operations) for name in NETWORK_MAPS)
+            there = [set[int]().union(*in_each)]
+        for uid in uids - set.intersection(*there):
+            yield named[uid]
 
 
 def join(rules: Rules, wanted: Rules) -> None:
