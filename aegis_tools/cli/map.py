@@ -21,7 +21,6 @@ from aegis_tools.kernel.pins import Pins
 VITAL = ("config", "slot_info", "capacities")
 """Maps that everything else stands on."""
 _RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
-_MISMATCHES = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +155,7 @@ def _given(text: str, encode: Any) -> bytes:
         if text[:1] in '{["' or text.lstrip("-").isdecimal():
             return bytes(encode(json.loads(text)))
         return bytes.fromhex(text.removeprefix("0x"))
-    except _MISMATCHES as error:
+    except codec.MISMATCHES as error:
         raise UsageError(
             f"{text!r} is nothing this map can hold: {error}",
             hint="write it as `aegisbpf map dump` prints it, or in hex",

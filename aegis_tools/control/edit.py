@@ -418,7 +418,7 @@ def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> It
         if not homes:
             in_each = (standing.complete(name, operations) for name in NETWORK_MAPS)
             there = [set[int]().union(*in_each)]
-        for uid in uids - set.intersection(*there):
+        for uid in uids.difference(there[0].intersection(*there[1:])):
             yield named[uid]
 
 
