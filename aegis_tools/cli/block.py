@@ -308,12 +308,13 @@ def show(app: App, arguments: argparse.Namespace) -> int:
     """List the file rules."""
     from aegis_tools.control.rows import list_rows
 
-    with reading(app) as (live, names):
-        rows = list_rows(live, names, FILE_KINDS)
-    if names.problem and not app.json:
-        app.note(f"note: {names.problem}")
+    rows, note = reading(
+        app, lambda live, names: (list_rows(live, names, FILE_KINDS), names.problem)
+    )
+    if note and not app.json:
+        app.note(f"note: {note}")
     rows = sort_rows(rows, arguments.sort_by)
-    data = {"rules": [row.to_dict() for row in rows], "note": names.problem}
+    data = {"rules": [row.to_dict() for row in rows], "note": note}
     app.show(data, lambda: "\n".join(_lines(rows, times=arguments.last_accessed)))
     return 0
 

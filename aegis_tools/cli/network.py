@@ -186,11 +186,12 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
 def show(app: App, arguments: argparse.Namespace) -> int:
     """List the network rules."""
     del arguments
-    with reading(app) as (live, names):
-        rows = list_rows(live, names, NETWORK_KINDS)
-    if names.problem and not app.json:
-        app.note(f"note: {names.problem}")
-    data = {"rules": [row.to_dict() for row in rows], "note": names.problem}
+    rows, note = reading(
+        app, lambda live, names: (list_rows(live, names, NETWORK_KINDS), names.problem)
+    )
+    if note and not app.json:
+        app.note(f"note: {note}")
+    data = {"rules": [row.to_dict() for row in rows], "note": note}
     app.show(
         data,
         lambda: table(

@@ -317,6 +317,16 @@ def test_twenty_at_once_leave_twenty(host: Host, files: dict[str, Path], tmp_pat
     host.check()
 
 
+def test_a_list_is_whole_while_commits_go_on(host: Host, files: dict[str, Path]) -> None:
+    apply(host, files)
+    process = host.start("network", "deny", "add", "--cidr", "10.0.0.0/8")
+    seen = set()
+    while process.poll() is None:
+        seen.add(len(host.paths_listed()))
+    process.communicate()
+    assert seen == {2}
+
+
 @pytest.mark.parametrize(("first", "command"), [(False, "add"), (True, "del")], ids=["add", "del"])
 def test_a_kill_at_any_instant_leaves_the_old_or_the_new(
     host: Host, files: dict[str, Path], first: bool, command: str
