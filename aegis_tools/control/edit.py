@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from aegis_tools.control import manual
@@ -445,6 +446,9 @@ def _join_all(rules: Rules, planned: Iterable[_Planned]) -> None:
 
 def _check_matches(rule: Rule, wanted: Rules) -> None:
     if any(wanted.maps[name] for name in ENTRY_MAPS if name != "audit_path_map"):
+        if rule.kind is Kind.PATH and Path(rule.target).is_dir():
+            message = f"a directory: to deny what is in it as well, write {rule.target}/"
+            wanted.problems.append(Problem(0, message, False, rule.id))
         return
     if rule.kind is Kind.DIRECTORY:
         message = f"there is no directory {rule.target}"

@@ -91,6 +91,11 @@ def test_a_file_may_be_absent_but_not_its_directory(host: Host, tmp_path: Path) 
     host.check()
 
 
+def test_a_directory_without_its_slash_is_pointed_out(host: Host, tmp_path: Path) -> None:
+    (problem,) = host("block", "add", tmp_path)["rules"][0]["problems"]
+    assert f"{tmp_path}/" in problem
+
+
 def test_a_trailing_slash_makes_a_directory_rule_of_some_depth(host: Host, tmp_path: Path) -> None:
     host("block", "add", f"{tmp_path}/", "--depth", "3", "--operations", "write")
     (entry,) = host.entries("deny_dir_map")
