@@ -154,10 +154,12 @@ class Editor:
         before, gone = self.live.all_entries(), set(uids)
         target = self._target(before, gone, refill=True)
         writes, deletions = _difference(before, target.maps)
-        if len(writes) + len(deletions) > _FEW:
-            self._commit(target)
-        else:
-            self._turn_into(target, writes, deletions)
+        if len(writes) + len(deletions) <= _FEW:
+            # A map may have no room until what goes is gone; new maps have.
+            with contextlib.suppress(KernelError):
+                self._turn_into(target, writes, deletions)
+                return
+        self._commit(target)
 
     def clear(self, kinds: Collection[Kind], maps: Collection[str]) -> int:
         """Remove every rule of some kinds, which are those of some maps; return how many."""
