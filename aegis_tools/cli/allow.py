@@ -163,9 +163,7 @@ def _forbid(editor: Editor, numbers: list[int], texts: list[str]) -> None:
 def show(app: App, arguments: argparse.Namespace) -> int:
     """List the allowed cgroups."""
     del arguments
-    with reading(app) as (live, names):
-        found = rows(live, names)
-        note = names.problem
+    found, note = reading(app, lambda live, names: (rows(live, names), names.problem))
     if note and not app.json:
         app.note(f"note: {note}")
     app.show({"cgroups": found, "note": note}, "\n".join(str(row["cgroup"]) for row in found))

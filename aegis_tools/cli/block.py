@@ -14,7 +14,7 @@ from aegis_tools.errors import PolicyError, UsageError
 from aegis_tools.policy.model import MAX_DEPTH, OPEN_OPS, Kind, Mode, Op, Rule, Signal
 
 if TYPE_CHECKING:
-    from aegis_tools.control.edit import Added
+    from aegis_tools.control.edit import Added, Editor
     from aegis_tools.control.rows import Row
 
 FILE_KINDS = (Kind.PATH, Kind.DIRECTORY, Kind.INODE)
@@ -235,21 +235,19 @@ def _added_text(one: Added, dry_run: bool) -> str:
 
 def delete(app: App, arguments: argparse.Namespace) -> int:
     """Remove rules by what they name."""
-    from aegis_tools.control.rows import list_rows, matching
+    from aegis_tools.control.rows import list_rows
 
     targets = [target for _, target in _given(arguments)]
     with editing(app, "block del") as editor:
         if not arguments.dry_run:
             editor.heal()
-        rows = list_rows(editor.live, editor.names, FILE_KINDS)
-        found = {target: matching(editor.live, rows, target) for target in targets}
-        uids = set().union(*found.values())
-        gone = [row for row in rows if row.uid in uids]
-        if uids and not arguments.dry_run:
-            editor.remove(uids)
+        gone = list_rows(editor.live, editor.names, FILE_KINDS, set(targets))
+        missing = _missing(editor, targets, gone)
+        near = _near(editor, missing)
+        if gone and not arguments.dry_run:
+            editor.remove({row.uid for row in gone})
             record(app, "block del", {"removed": len(gone)}, ", ".join(r.rule for r in gone))
         problem = editor.names.problem
-    missing = [target for target, uids in found.items() if not uids]
     data = {
         "changed": bool(gone),
         "dry_run": arguments.dry_run,
@@ -258,9 +256,31 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
         "note": problem,
     }
     if missing and not arguments.missing_ok:
-        raise _nothing_for(missing, rows, gone, data)
+        raise _nothing_for(missing, near, gone, data)
     app.show(data, lambda: "\n".join(_gone_text(gone, dry_run=arguments.dry_run)))
     return 0
+
+
+def _missing(editor: Editor, targets: Iterable[str], gone: list[Row]) -> list[str]:
+    """Return the targets that no row answers, a number being answered by a path's row too."""
+    from aegis_tools.control.rows import list_rows
+
+    there = {row.target for row in gone}
+    return [
+        target
+        for target in targets
+        if target not in there
+        and (
+            target.startswith("/") or not list_rows(editor.live, editor.names, FILE_KINDS, {target})
+        )
+    ]
+
+
+def _near(editor: Editor, missing: Iterable[str]) -> list[str]:
+    """Return targets of rules that differ from missing ones by the slash at the end only."""
+    known = {rule.target for rule in editor.names.all().values()} if missing else set()
+    turned = (m.rstrip("/") if m.endswith("/") else f"{m}/" for m in missing)
+    return [target for target in turned if target in known]
 
 
 def _gone_text(gone: Iterable[Row], *, dry_run: bool) -> list[str]:
@@ -272,11 +292,8 @@ def _gone_text(gone: Iterable[Row], *, dry_run: bool) -> list[str]:
 
 
 def _nothing_for(
-    missing: list[str], rows: list[Row], gone: list[Row], data: dict[str, object]
+    missing: list[str], near: list[str], gone: list[Row], data: dict[str, object]
 ) -> PolicyError:
-    known = {row.target for row in rows}
-    near = [m + "/" for m in missing if m + "/" in known]
-    near += [m.rstrip("/") for m in missing if m.endswith("/") and m.rstrip("/") in known]
     others = f" ({len(gone)} other rules are removed)" if gone else ""
     return PolicyError(
         f"no file rule names {missing[0]}"
@@ -291,12 +308,13 @@ def show(app: App, arguments: argparse.Namespace) -> int:
     """List the file rules."""
     from aegis_tools.control.rows import list_rows
 
-    with reading(app) as (live, names):
-        rows = list_rows(live, names, FILE_KINDS)
-    if names.problem and not app.json:
-        app.note(f"note: {names.problem}")
+    rows, note = reading(
+        app, lambda live, names: (list_rows(live, names, FILE_KINDS), names.problem)
+    )
+    if note and not app.json:
+        app.note(f"note: {note}")
     rows = sort_rows(rows, arguments.sort_by)
-    data = {"rules": [row.to_dict() for row in rows], "note": names.problem}
+    data = {"rules": [row.to_dict() for row in rows], "note": note}
     app.show(data, lambda: "\n".join(_lines(rows, times=arguments.last_accessed)))
     return 0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from aegis_tools.cli.output import App
 from aegis_tools.control.edit import Editor
@@ -20,6 +21,9 @@ from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.model import Kind, Mode
 from aegis_tools.policy.targets import canonical
+
+_T = TypeVar("_T")
+_TRIES = 20
 
 
 @contextlib.contextmanager
@@ -37,11 +41,15 @@ def editing(app: App, command: str) -> Iterator[Editor]:
         )
 
 
-@contextlib.contextmanager
-def reading(app: App) -> Iterator[tuple[Live, Names]]:
-    """Yield what is live, and its names, without the lock."""
+def reading(app: App, read: Callable[[Live, Names], _T]) -> _T:
+    """Return what ``read`` finds, without the lock; again where a commit came between."""
     with Live(Pins(app.paths.pins)) as live:
-        yield live, Names(live, app.paths)
+        for _ in range(_TRIES):
+            before = live.slot, live.info().applied_ns
+            found = read(live, Names(live, app.paths))
+            if (live.slot, live.info().applied_ns) == before:
+                break
+        return found
 
 
 def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:

@@ -21,7 +21,6 @@ from aegis_tools.kernel.pins import Pins
 VITAL = ("config", "slot_info", "capacities")
 """Maps that everything else stands on."""
 _RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
-_MISMATCHES = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +85,7 @@ def _open(live: Live, name: str, slot: int | None) -> Map | None:
 def show(app: App, arguments: argparse.Namespace) -> int:
     """List the maps."""
     del arguments
-    with reading(app) as (live, _):
-        rows = [_facts(live, name) for name in live.pins.names("maps")]
+    rows = reading(app, lambda live, _: [_facts(live, n) for n in live.pins.names("maps")])
     app.show(
         {"maps": rows},
         table(
@@ -100,7 +98,7 @@ def show(app: App, arguments: argparse.Namespace) -> int:
 
 def _facts(live: Live, name: str) -> dict[str, Any]:
     if name in SPECS:
-        count = len(live.entries(name)) if live.inner(name) else 0
+        count = len(live.entries(name))
         return {"name": name, "entries": count, "capacity": live.capacity(name), "kind": "policy"}
     with live.pins.open_map(name) as opened:
         kind = "ring" if opened.type == _RINGBUF else "state"
@@ -111,12 +109,16 @@ def _facts(live: Live, name: str) -> dict[str, Any]:
 def dump(app: App, arguments: argparse.Namespace) -> int:
     """Print the entries of a map."""
     name = arguments.name
-    with reading(app) as (live, names):
+
+    def read(live: Live, names: Names) -> list[dict[str, Any]]:
         opened = _open(live, name, arguments.slot)
-        entries = _read(opened, name) if opened is not None else []
-        shown = [_entry(names, name, key, value, raw=arguments.hex) for key, value in entries]
-        if opened is not None:
-            opened.close()
+        if opened is None:
+            return []
+        with opened:
+            entries = _read(opened, name)
+        return [_entry(names, name, key, value, raw=arguments.hex) for key, value in entries]
+
+    shown = reading(app, read)
     app.show(
         {"map": name, "entries": shown},
         lambda: "\n".join(json.dumps(entry, ensure_ascii=True) for entry in shown),
@@ -156,7 +158,7 @@ def _given(text: str, encode: Any) -> bytes:
         if text[:1] in '{["' or text.lstrip("-").isdecimal():
             return bytes(encode(json.loads(text)))
         return bytes.fromhex(text.removeprefix("0x"))
-    except _MISMATCHES as error:
+    except codec.MISMATCHES as error:
         raise UsageError(
             f"{text!r} is nothing this map can hold: {error}",
             hint="write it as `aegisbpf map dump` prints it, or in hex",

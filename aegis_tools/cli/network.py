@@ -7,7 +7,8 @@ import argparse
 from aegis_tools.cli.editing import audit_note, editing, reading, record, target_of
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.manual import manual_rule
-from aegis_tools.control.rows import NETWORK_MAPS, list_rows
+from aegis_tools.control.merge import NETWORK_MAPS
+from aegis_tools.control.rows import list_rows
 from aegis_tools.errors import PolicyError, UsageError
 from aegis_tools.policy.model import NET_OPS, Kind, Mode, Op, Rule, Signal
 from aegis_tools.policy.targets import default_operations
@@ -185,11 +186,12 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
 def show(app: App, arguments: argparse.Namespace) -> int:
     """List the network rules."""
     del arguments
-    with reading(app) as (live, names):
-        rows = list_rows(live, names, NETWORK_KINDS)
-    if names.problem and not app.json:
-        app.note(f"note: {names.problem}")
-    data = {"rules": [row.to_dict() for row in rows], "note": names.problem}
+    rows, note = reading(
+        app, lambda live, names: (list_rows(live, names, NETWORK_KINDS), names.problem)
+    )
+    if note and not app.json:
+        app.note(f"note: {note}")
+    data = {"rules": [row.to_dict() for row in rows], "note": note}
     app.show(
         data,
         lambda: table(

@@ -29,6 +29,9 @@ from aegis_tools.kernel.layout import (
 from aegis_tools.policy.model import Kind, Signal
 from aegis_tools.policy.targets import canonical
 
+MISMATCHES = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+"""What encoding raises for JSON that is not such a key or value."""
+
 _OPS = ("read", "write", "exec", "modify")
 _NET_OPS = ("egress", "bind")
 _FLAGS = {"has_names": DIR_HAS_NAMES, "any_generation": ANY_GENERATION}
@@ -51,7 +54,7 @@ def encode_key(name: str, value: Any) -> bytes:
     """Return the key that :func:`decode_key` shows so.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError, OverflowError: It is none.
+        One of MISMATCHES: It is none.
     """
     return _HEX.encode(value) if set(value) == {"hex"} else _key_pair(name).encode(value)
 
@@ -65,7 +68,7 @@ def encode_value(name: str, value: Any) -> bytes:
     """Return the bytes of a value that :func:`decode_value` shows so.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError, OverflowError: It is none.
+        One of MISMATCHES: It is none.
     """
     if isinstance(value, dict) and set(value) == {"hex"}:
         return _HEX.encode(value)
@@ -75,7 +78,7 @@ def encode_value(name: str, value: Any) -> bytes:
 def _key_pair(name: str) -> _Pair:
     if name in ENTRY_MAPS and name not in FILE_MAPS:
         return _Pair(lambda key: _network_key(name, key), lambda value: _from_network(name, value))
-    return _KEYS.get(name, _HEX)
+    return KEYS.get(name, _HEX)
 
 
 def _value_pair(name: str) -> _Pair:
@@ -213,7 +216,7 @@ _INODE = _Pair(
 )
 _FILE = _Pair(_file_entry, _from_file_entry)
 _NET = _Pair(_net_entry, _from_net_entry)
-_KEYS = {
+KEYS = {
     "rules": _UID,
     "manual_rules": _UID,
     "rule_hits": _UID,

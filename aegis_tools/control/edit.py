@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from aegis_tools.control import manual
 from aegis_tools.control.commit import OPTIONS, commit, new_inner
 from aegis_tools.control.live import Entries, Live, content_digest, strip
-from aegis_tools.control.merge import ENTRY_MAPS, FILE_MAPS, merge, tidy, usage, want_generation
+from aegis_tools.control.merge import ENTRY_MAPS, NETWORK_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
 from aegis_tools.errors import KernelError, PolicyError
@@ -153,10 +154,12 @@ class Editor:
         before, gone = self.live.all_entries(), set(uids)
         target = self._target(before, gone, refill=True)
         writes, deletions = _difference(before, target.maps)
-        if len(writes) + len(deletions) > _FEW:
-            self._commit(target)
-        else:
-            self._turn_into(target, writes, deletions)
+        if len(writes) + len(deletions) <= _FEW:
+            # A map may have no room until what goes is gone; new maps have.
+            with contextlib.suppress(KernelError):
+                self._turn_into(target, writes, deletions)
+                return
+        self._commit(target)
 
     def clear(self, kinds: Collection[Kind], maps: Collection[str]) -> int:
         """Remove every rule of some kinds, which are those of some maps; return how many."""
@@ -170,10 +173,8 @@ class Editor:
         """Return the uids of the rules of some kinds, named or not."""
         found = {uid for uid, rule in self.names.all().items() if rule.kind in kinds}
         alive = {int.from_bytes(uid, "little") for uid in self.live.entries("rules")}
-        for name, uids in usage(self.live.all_entries()).by_map.items():
-            if name in maps:
-                found.update(uid for uid in uids if uid in alive)
-        return found
+        standing = usage(self.live.all_entries())
+        return found.union(*(standing.of(name) & alive for name in maps))
 
     def replace(
         self,
@@ -408,17 +409,20 @@ def _digest_at(applied_ns: int, maps: Mapping[str, Entries]) -> bytes:
 
 def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> Iterator[Rule]:
     """Yield the rules that stand in the maps for less than they deny."""
-    by_map = usage(rules.maps).by_map
-    network: dict[int, int] = {}
-    for name, seen in by_map.items():
-        if name not in FILE_MAPS:
-            network.update(seen)
+    standing = usage(rules.maps)
+    groups: dict[tuple[Kind, int], set[int]] = {}
     for uid, rule in named.items():
-        homes = [by_map[name] for name in _HOMES[rule.kind]] if rule.kind in _HOMES else [network]
-        if fallback and rule.kind is Kind.PATH:
-            homes.append(by_map["audit_path_map"])
-        if any(int(rule.operations) & ~home.get(uid, 0) for home in homes):
-            yield rule
+        groups.setdefault((rule.kind, int(rule.operations)), set()).add(uid)
+    for (kind, operations), uids in groups.items():
+        homes = _HOMES.get(kind, ())
+        if fallback and kind is Kind.PATH:
+            homes = (*homes, "audit_path_map")
+        there = [standing.complete(name, operations) for name in homes]
+        if not homes:
+            in_each = (standing.complete(name, operations) for name in NETWORK_MAPS)
+            there = [set[int]().union(*in_each)]
+        for uid in uids.difference(there[0].intersection(*there[1:])):
+            yield named[uid]
 
 
 def join(rules: Rules, wanted: Rules) -> None:
@@ -444,6 +448,9 @@ def _join_all(rules: Rules, planned: Iterable[_Planned]) -> None:
 
 def _check_matches(rule: Rule, wanted: Rules) -> None:
     if any(wanted.maps[name] for name in ENTRY_MAPS if name != "audit_path_map"):
+        if rule.kind is Kind.PATH and Path(rule.target).is_dir():
+            message = f"a directory: to deny what is in it as well, write {rule.target}/"
+            wanted.problems.append(Problem(0, message, False, rule.id))
         return
     if rule.kind is Kind.DIRECTORY:
         message = f"there is no directory {rule.target}"

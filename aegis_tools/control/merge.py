@@ -30,6 +30,7 @@ ENTRY_MAPS = (
 """The maps whose values hold rule uids."""
 
 FILE_MAPS = ENTRY_MAPS[:4]
+NETWORK_MAPS = ENTRY_MAPS[4:]
 
 ModeOf = Callable[[int], "int | None"]
 """Says whether the rule of a uid enforces (1) or audits (0); None: there is no such rule."""
@@ -109,29 +110,35 @@ class Usage(NamedTuple):
     """What the entries of a slot say about rules.
 
     Attributes:
-        by_map: By map, the operations for which a uid stands in any entry.
-        used: All uids that stand in entries.
+        columns: By map and by operation, the uids that stand there in any entry.
     """
 
-    by_map: dict[str, dict[int, int]]
-    used: set[int]
+    columns: dict[str, dict[int, set[int]]]
+
+    def of(self, name: str) -> set[int]:
+        """Return the uids that stand in one map."""
+        return set().union(*self.columns[name].values())
+
+    @property
+    def used(self) -> set[int]:
+        """All uids that stand in entries."""
+        return set().union(*map(self.of, self.columns))
+
+    def complete(self, name: str, operations: int) -> set[int]:
+        """Return the uids that stand in a map for all of some operations."""
+        columns = self.columns[name]
+        wanted = [columns.get(1 << bit, set()) for bit in range(6) if operations >> bit & 1]
+        return set.intersection(*wanted) if wanted else self.of(name)
 
 
 def usage(maps: Mapping[str, Entries]) -> Usage:
     """Return where rules stand."""
-    by_map: dict[str, dict[int, int]] = {}
-    used: set[int] = set()
+    columns: dict[str, dict[int, set[int]]] = {}
     for name in ENTRY_MAPS:
-        seen: dict[int, int] = {}
-        for entry in maps[name].values():
-            first, count = (4, 2) if len(entry) == NET_ENTRY.size else (0, 4)
-            shape = NET_ENTRY if count == 2 else FILE_ENTRY
-            for bit, uid in enumerate(shape.unpack(entry)[:count], first):
-                if uid:
-                    seen[uid] = seen.get(uid, 0) | 1 << bit
-        by_map[name] = seen
-        used.update(seen)
-    return Usage(by_map, used)
+        shape, bits = (FILE_ENTRY, range(4)) if name in FILE_MAPS else (NET_ENTRY, range(4, 6))
+        table = zip(*shape.iter_unpack(b"".join(maps[name].values())), strict=True)
+        columns[name] = {1 << bit: set(uids) - {0} for bit, uids in zip(bits, table, strict=False)}
+    return Usage(columns)
 
 
 def tidy(maps: Mapping[str, Entries], removed: Iterable[int] = ()) -> dict[str, Entries]:
@@ -141,9 +148,37 @@ def tidy(maps: Mapping[str, Entries], removed: Iterable[int] = ()) -> dict[str, 
     them was ruled.
     """
     attributes = {int.from_bytes(uid, "little") for uid in maps["rules"]}
-    result = strip(maps, (usage(maps).used - attributes) | set(removed))
+    gone = (usage(maps).used - attributes) | set(removed)
+    result = {name: dict(entries) for name, entries in maps.items()}
+    affected = _affected(maps, gone)
+    for name, left in strip(affected, gone).items():
+        for key in affected[name]:
+            if key in left:
+                result[name][key] = left[key]
+            else:
+                del result[name][key]
     result["deny_dir_map"] = _directories(result)
     return result
+
+
+def _affected(maps: Mapping[str, Entries], gone: set[int]) -> dict[str, Entries]:
+    """Return the entries that hold any of these rules: most often few of very many."""
+    return {
+        name: {key: entries[key] for key in _affected_keys(entries, name, gone)}
+        for name, entries in maps.items()
+    }
+
+
+def _affected_keys(entries: Entries, name: str, gone: set[int]) -> list[bytes]:
+    wanted = {uid.to_bytes(8, "little") for uid in gone}
+    if name in ENTRY_MAPS:
+        starts = (0, 8, 16, 24) if name in FILE_MAPS else (0, 8)
+        return [
+            key
+            for key, entry in entries.items()
+            if not wanted.isdisjoint([entry[i : i + 8] for i in starts])
+        ]
+    return [uid for uid in wanted if uid in entries] if name in ("rules", "manual_rules") else []
 
 
 def _directories(maps: Mapping[str, Entries]) -> Entries:

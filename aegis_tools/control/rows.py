@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from aegis_tools.control.live import Live, boot_to_wall_ns
+from aegis_tools.control.live import Live, boot_to_wall_ns, uids_of
 from aegis_tools.control.manual import PREFIX
-from aegis_tools.control.merge import ENTRY_MAPS, FILE_MAPS, inode_key, inode_text, usage
+from aegis_tools.control.merge import (
+    ENTRY_MAPS,
+    FILE_MAPS,
+    NETWORK_MAPS,
+    inode_key,
+    inode_text,
+    usage,
+)
 from aegis_tools.control.names import Names
 from aegis_tools.policy.model import FILE_OPS, Kind, Op, Rule
-
-NETWORK_MAPS = tuple(name for name in ENTRY_MAPS if name not in FILE_MAPS)
 
 
 class Row(NamedTuple):
@@ -62,10 +67,21 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def list_rows(live: Live, names: Names, kinds: Collection[Kind]) -> list[Row]:
-    """Return the live rules of some kinds (all file kinds, or all network kinds), by target."""
+def list_rows(
+    live: Live, names: Names, kinds: Collection[Kind], targets: Collection[str] | None = None
+) -> list[Row]:
+    """Return live rules, by target.
+
+    Args:
+        live: The loaded maps.
+        names: Says what rules are called.
+        kinds: All file kinds, or all network kinds.
+        targets: Canonical targets of the rules that are meant; None = of all. ``dev:ino``
+            means the rules for that number, and those that came to deny it by a path.
+    """
     attributes = {int.from_bytes(k, "little"): v for k, v in live.entries("rules").items()}
     named, hits = names.all(), live.hits()
+    by_number = _at_inodes(live, targets or ()) if Kind.INODE in kinds else set()
     wall = boot_to_wall_ns()
 
     def row(uid: int, target: str, kind: Kind, operations: int, rule: Rule | None) -> Row:
@@ -81,13 +97,17 @@ def list_rows(live: Live, names: Names, kinds: Collection[Kind]) -> list[Row]:
     rows = [
         row(uid, rule.target, rule.kind, int(rule.operations), rule)
         for uid, rule in named.items()
-        if rule.kind in kinds
+        if rule.kind in kinds and (targets is None or rule.target in targets or uid in by_number)
     ]
     nameless = set(attributes) - set(named)
     if nameless:
         maps = FILE_MAPS if Kind.PATH in kinds else NETWORK_MAPS
         found = _describe_nameless(live, nameless, maps)
-        rows += [row(uid, *what, None) for uid, what in found.items()]
+        rows += [
+            row(uid, *what, None)
+            for uid, what in found.items()
+            if targets is None or what[0] in targets or uid in by_number
+        ]
     return sorted(rows, key=lambda r: (r.target, r.rule))
 
 
@@ -97,7 +117,9 @@ def _describe_nameless(
     found: dict[int, tuple[str, Kind, int]] = {}
     for name in maps:
         for key, entry in live.entries(name).items():
-            for uid, operations in usage_of(name, key, entry).items():
+            if nameless.isdisjoint(uids_of(entry)):
+                continue
+            for uid, operations in _operations(name, key, entry).items():
                 if uid not in nameless:
                     continue
                 target, kind = _describe_key(name, key)
@@ -108,11 +130,15 @@ def _describe_nameless(
     return found
 
 
-def usage_of(name: str, key: bytes, entry: bytes) -> dict[int, int]:
+def _operations(name: str, key: bytes, entry: bytes) -> dict[int, int]:
     """Return the operations by uid that one entry holds."""
     maps: dict[str, dict[bytes, bytes]] = {other: {} for other in ENTRY_MAPS}
-    maps[name] = {key: entry}
-    return usage(maps).by_map[name]
+    columns = usage({**maps, name: {key: entry}}).columns[name]
+    found: dict[int, int] = {}
+    for bit, uids in columns.items():
+        for uid in uids:
+            found[uid] = found.get(uid, 0) | bit
+    return found
 
 
 def _describe_key(name: str, key: bytes) -> tuple[str, Kind]:
@@ -126,23 +152,18 @@ def _describe_key(name: str, key: bytes) -> tuple[str, Kind]:
     return target, kind
 
 
-def matching(live: Live, rows: Iterable[Row], target: str) -> set[int]:
-    """Return the uids of the file rules that a person means by a canonical target.
-
-    A path or directory means the rules for it. ``dev:ino`` means the rules for that number,
-    and those that came to deny it by a path.
-    """
-    uids = {row.uid for row in rows if row.target == target}
-    if target.startswith("/"):
-        return uids
-    alive = {row.uid for row in rows}
-    key = inode_key(target)
-    for name in ("deny_inode_map", "deny_dir_map"):
+def _at_inodes(live: Live, targets: Iterable[str]) -> set[int]:
+    """Return the uids in the entries of those targets that are ``dev:ino``."""
+    uids: set[int] = set()
+    keys = [inode_key(target) for target in targets if not target.startswith("/")]
+    for name in ("deny_inode_map", "deny_dir_map") if keys else ():
         inner = live.inner(name)
-        if inner is not None:
-            with inner:
+        if inner is None:
+            continue
+        with inner:
+            for key in keys:
                 entry = inner.get(key)
-            uids |= set(usage_of(name, key, entry)) & alive if entry else set()
+                uids.update(uids_of(entry) if entry else ())
     return uids
 
 

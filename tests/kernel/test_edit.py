@@ -91,6 +91,11 @@ def test_a_file_may_be_absent_but_not_its_directory(host: Host, tmp_path: Path) 
     host.check()
 
 
+def test_a_directory_without_its_slash_is_pointed_out(host: Host, tmp_path: Path) -> None:
+    (problem,) = host("block", "add", tmp_path)["rules"][0]["problems"]
+    assert f"{tmp_path}/" in problem
+
+
 def test_a_trailing_slash_makes_a_directory_rule_of_some_depth(host: Host, tmp_path: Path) -> None:
     host("block", "add", f"{tmp_path}/", "--depth", "3", "--operations", "write")
     (entry,) = host.entries("deny_dir_map")
@@ -315,6 +320,16 @@ def test_twenty_at_once_leave_twenty(host: Host, files: dict[str, Path], tmp_pat
     inodes = {entry["key"]["ino"] for entry in host.entries("deny_inode_map")}
     assert {path.stat().st_ino for path in wanted} <= inodes
     host.check()
+
+
+def test_a_list_is_whole_while_commits_go_on(host: Host, files: dict[str, Path]) -> None:
+    apply(host, files)
+    process = host.start("network", "deny", "add", "--cidr", "10.0.0.0/8")
+    seen = set()
+    while process.poll() is None:
+        seen.add(len(host.paths_listed()))
+    process.communicate()
+    assert seen == {2}
 
 
 @pytest.mark.parametrize(("first", "command"), [(False, "add"), (True, "del")], ids=["add", "del"])
