@@ -70,7 +70,8 @@ def happened(host: Host, action: Callable[[], object]) -> Outcome | None:
     if not events:
         assert not not_permitted
         return None
-    (event,) = events
+    event, *again = events
+    assert not (again and not_permitted)  # an overlay asks again, for the file behind it
     assert not_permitted == (ACTIONS[event.action] != "AUDIT")
     return event.rule, ACTIONS[event.action], REASONS[event.reason]
 
