@@ -76,8 +76,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     with only_reader(app), stop_on_signals() as stop:
         loaded = prepare(app, pins, arguments, rate)
         with Live(pins) as live:
-            announce(app, live, loaded)
-            stream_events(app, live, stop)
+            stream_events(app, live, stop, loaded)
     return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
 
 
@@ -149,7 +148,7 @@ def announce(app: App, live: Live, loaded: loader.Loaded) -> None:
     app.err.flush()
 
 
-def stream_events(app: App, live: Live, stop: Stop) -> None:
+def stream_events(app: App, live: Live, stop: Stop, loaded: loader.Loaded) -> None:
     """Stream until stopped."""
     drops = Drops(app, live)
     try:
@@ -159,6 +158,7 @@ def stream_events(app: App, live: Live, stop: Stop) -> None:
             "the event ring cannot be opened", hint="run: aegisbpf health", detail=str(error)
         ) from None
     with ring:
+        announce(app, live, loaded)
         app.out.flush()
         writer = Writer(app.out.fileno(), stop)
         stream = Stream(ring, decoder_of(app, live), writer, stop, drops.check)
