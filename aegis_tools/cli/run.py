@@ -184,7 +184,7 @@ def rule_ids(app: App, live: Live) -> Mapping[int, str]:
 
 
 class Watch:
-    """Looks about once a second: drops, a changed mode, and whether this is still what is loaded."""
+    """Looks about once a second: drops, a changed state, and is this still what is loaded?"""
 
     def __init__(self, app: App, live: Live, stop: Stop) -> None:
         self._app = app
