@@ -21,11 +21,12 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.posture import read_posture
 from aegis_tools.control.settings import parse_rate, to_sample
-from aegis_tools.errors import KernelError, StateError, UsageError
+from aegis_tools.errors import AegisError, KernelError, StateError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.cgroups import cgroup_path
 from aegis_tools.kernel.features import mount_securityfs, read_features
 from aegis_tools.kernel.layout import Config, Stat
+from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.mountpaths import MountPaths
 from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.kernel.pins import Pins
@@ -76,8 +77,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     with only_reader(app), stop_on_signals() as stop:
         loaded = prepare(app, pins, arguments, rate)
         with Live(pins) as live:
-            announce(app, live, loaded)
-            stream_events(app, live, stop)
+            stream_events(app, live, stop, loaded)
     return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
 
 
@@ -149,9 +149,9 @@ def announce(app: App, live: Live, loaded: loader.Loaded) -> None:
     app.err.flush()
 
 
-def stream_events(app: App, live: Live, stop: Stop) -> None:
+def stream_events(app: App, live: Live, stop: Stop, loaded: loader.Loaded) -> None:
     """Stream until stopped."""
-    drops = Drops(app, live)
+    watch = Watch(app, live, stop)
     try:
         ring = open_ring(live.pins.path("maps", "events"))
     except OSError as error:
@@ -159,11 +159,12 @@ def stream_events(app: App, live: Live, stop: Stop) -> None:
             "the event ring cannot be opened", hint="run: aegisbpf health", detail=str(error)
         ) from None
     with ring:
+        announce(app, live, loaded)
         app.out.flush()
         writer = Writer(app.out.fileno(), stop)
-        stream = Stream(ring, decoder_of(app, live), writer, stop, drops.check)
+        stream = Stream(ring, decoder_of(app, live), writer, stop, watch.look)
         stream.run()
-    app.note(f"aegisbpf: {stream.count} events written, {drops.total} dropped meanwhile")
+    app.note(f"aegisbpf: {stream.count} events written, {watch.dropped} dropped meanwhile")
 
 
 def decoder_of(app: App, live: Live) -> Decoder:
@@ -177,25 +178,29 @@ def rule_ids(app: App, live: Live) -> Mapping[int, str]:
     """Return the ids of the live rules."""
     from aegis_tools.control.names import rules_by_uid
 
-    return {uid: rule.id for uid, rule in rules_by_uid(live, app.paths).items()}
+    with contextlib.suppress(AegisError, OSError):  # removed meanwhile: numbers must do
+        return {uid: rule.id for uid, rule in rules_by_uid(live, app.paths).items()}
+    return {}
 
 
-class Drops:
-    """Tells a person when events were dropped since the last look."""
+class Watch:
+    """Looks about once a second: drops, a changed state, and is this still what is loaded?"""
 
-    def __init__(self, app: App, live: Live) -> None:
+    def __init__(self, app: App, live: Live, stop: Stop) -> None:
         self._app = app
         self._live = live
-        self._first = self._last = self._read()
+        self._stop = stop
+        self._first = self._last = self._drops()
+        self._state = read_posture(live).state
 
     @property
-    def total(self) -> int:
-        """Dropped since the start."""
+    def dropped(self) -> int:
+        """Events dropped since the start."""
         return self._last - self._first
 
-    def check(self) -> None:
-        """Look, and warn."""
-        now = self._read()
+    def look(self) -> None:
+        """Look; tell a person of drops, and end when what is read from was removed."""
+        now = self._drops()
         if now > self._last:
             self._app.note(
                 f"warning: {now - self._last} events dropped, {now - self._first} since the start "
@@ -203,6 +208,21 @@ class Drops:
                 "larger: aegisbpf reset, then run --ringbuf-size=BYTES"
             )
             self._last = now
+        if not self._stop and not self._is_loaded():
+            # No failure: whoever removed it must not find it loaded again by a service manager.
+            self._app.note("aegisbpf: the pins were removed, so there is nothing to tell; ending")
+            self._stop.ask()
+        posture = read_posture(self._live)
+        if posture.state != self._state and not self._stop:
+            self._state = posture.state
+            self._app.note(f"aegisbpf: mode {posture.mode}, {posture.meaning}")
 
-    def _read(self) -> int:
+    def _drops(self) -> int:
         return self._live.stats()[Stat.RINGBUF_DROPS]
+
+    def _is_loaded(self) -> bool:
+        try:
+            with Map.pinned(self._live.pins.path("maps", "events")) as pinned:
+                return pinned.id == self._live.map("events").id
+        except OSError:
+            return False

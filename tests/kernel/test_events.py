@@ -167,6 +167,32 @@ def test_a_reader_that_leaves_ends_the_stream(paths: Paths, wide: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.parametrize("way", ["reset", "rm"])
+def test_removing_the_pins_ends_the_stream_without_a_failure(
+    paths: Paths, pins: Pins, wide: Path, way: str
+) -> None:
+    """A service manager that restarts what failed must not load it again."""
+    del wide
+    process = start(paths)
+    if way == "reset":
+        assert run(["--root", str(paths.root), "reset"]) == 0
+    else:
+        subprocess.run(["rm", "-rf", str(pins.base)], check=True)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert b"pins were removed" in err
+    assert not pins.is_loaded()
+
+
+def test_a_change_of_state_is_told(paths: Paths, wide: Path) -> None:
+    del wide
+    process = start(paths)
+    assert process.stderr is not None
+    assert run(["--root", str(paths.root), "config", "set", "disabled", "on"]) == 0
+    assert b"disabled is on" in process.stderr.readline()
+    assert end(process)[0] == 0
+
+
 def rss(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
