@@ -14,7 +14,6 @@ every half millisecond; ``exit`` until the process has ended. Compared with it, 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import threading
@@ -160,7 +159,9 @@ def look_like_lsm(box: Sandbox) -> None:
         box.pins.remove(part, FALLBACK_PROGRAM)
 
 
-def measure(box: Sandbox, live: Live, kind: str, lines: list[str], state: str, rounds: int) -> Row:
+def measure(
+    box: Sandbox, live: Live, kind: str, lines: list[str], *, state: str, rounds: int
+) -> Row:
     """Measure one kind and number of rules."""
     bpftool = Bpftool(box, kind, len(lines))
     cases: dict[str, Callable[[], Timing]] = {
@@ -202,7 +203,9 @@ def run(sizes: list[int], rounds: int) -> tuple[list[Row], list[str]]:
                 look_like_lsm(box)
             for kind in _MAPS:
                 for size in sizes:
-                    rows.append(measure(box, live, kind, lines[kind][:size], state, rounds))
+                    rows.append(
+                        measure(box, live, kind, lines[kind][:size], state=state, rounds=rounds)
+                    )
         for row in rows:
             if row["n"] == max(sizes) and row["state"] == states[-1]:
                 add_one_by_one(box, row)

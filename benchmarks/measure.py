@@ -37,11 +37,11 @@ class Spread:
         return {"median": self.median, "min": self.low, "max": self.high, "rounds": self.rounds}
 
     def text(self, scale: float = 1.0, digits: int = 2) -> str:
-        """Return ``median (min–max)``, each times ``scale``."""
+        """Return ``median (min-max)``, each times ``scale``."""
         middle, low, high = (
             f"{value * scale:.{digits}f}" for value in (self.median, self.low, self.high)
         )
-        return f"{middle} ({low}–{high})"
+        return f"{middle} ({low}-{high})"
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -73,10 +73,8 @@ def interval(values: Sequence[float], *, draws: int = 2000, seed: int = 1) -> tu
 
     The same values always give the same interval.
     """
-    source = random.Random(seed)  # noqa: S311 - statistics, not secrets
-    medians = sorted(
-        statistics.median(source.choices(values, k=len(values))) for _ in range(draws)
-    )
+    source = random.Random(seed)
+    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(draws))
     return medians[int(draws * 0.025)], medians[int(draws * 0.975) - 1]
 
 
@@ -124,7 +122,7 @@ def environment() -> Row:
 
 
 def _processor(text: str) -> tuple[str, set[str]]:
-    fields = {}
+    fields: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, value = line.partition(":")
         if colon:
@@ -141,7 +139,9 @@ def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def report(rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str], *, as_json: bool) -> None:
+def report(
+    rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str], *, as_json: bool
+) -> None:
     """Print the results: all of them as JSON, or ``columns`` as a table with notes below.
 
     A row holds its figures for a machine under names without ``_``, and the table's texts
@@ -157,6 +157,8 @@ def report(rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str], *,
     lines = [list(columns), *([str(row.get(name, "-")) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
     for note in notes:
         print(f"* {note}")
