@@ -88,11 +88,13 @@ def measure(wanted: dict[str, Callable[[], float]], live: int, rounds: int) -> l
         ratio = ratios(times, nothing)
         low, high = interval([a / b for a, b in zip(times, nothing, strict=True)])
         row: Row = {
-            "command": name, "rules live": live, "rules": live, "name": name,
-            "s": spread(times).to_dict(), "nothing_s": spread(nothing).to_dict(),
+            "command": name, "rules live": live, "s": spread(times).to_dict(),
+            "nothing_s": spread(nothing).to_dict(),
             "ratio": {**ratio.to_dict(), "low_95": low, "high_95": high}, "met": ratio.median < AIM,
+        }  # fmt: skip
+        row["text"] = {
             "ms": spread(times).text(1000, 0), "nothing ms": spread(nothing).text(1000, 1),
-            "command / nothing": ratio.text(1, 1), "under 6": "yes" if ratio.median < AIM else "NO",
+            "command / nothing": ratio.text(1, 1), "under 6": "yes" if row["met"] else "NO",
         }  # fmt: skip
         rows.append(row)
     return rows

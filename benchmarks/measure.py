@@ -144,17 +144,16 @@ def report(
 ) -> None:
     """Print the results: all of them as JSON, or ``columns`` as a table with notes below.
 
-    A row holds its figures for a machine under names without ``_``, and the table's texts
-    under the names of the columns.
+    A row's ``text`` is what the table shows in place of a figure, by column.
     """
     if as_json:
-        plain = [{k: v for k, v in row.items() if k not in columns[1:]} for row in rows]
+        plain = [{name: each for name, each in row.items() if name != "text"} for row in rows]
         json.dump({"environment": environment(), "results": plain, "notes": list(notes)},
                   sys.stdout, indent=1)  # fmt: skip
         print()
         return
     print("  ".join(f"{name}: {value}" for name, value in environment().items()))
-    lines = [list(columns), *([str(row.get(name, "-")) for name in columns] for row in rows)]
+    lines = [list(columns), *([_cell(row, name) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print(
@@ -162,3 +161,7 @@ def report(
         )
     for note in notes:
         print(f"* {note}")
+
+
+def _cell(row: Row, name: str) -> str:
+    return str(row.get("text", {}).get(name, row.get(name, "-")))

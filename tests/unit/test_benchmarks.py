@@ -65,7 +65,7 @@ def test_cases_run_in_turns_and_the_warm_up_does_not_count() -> None:
 
 
 def test_json_has_every_figure_and_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"rules": "inode", "ratio": measure.spread([1.0]).to_dict(), "shown": "1.00"}
+    row = {"rules": "inode", "ratio": measure.spread([1.0]).to_dict(), "text": {"shown": "1"}}
     measure.report([row], ("rules", "shown"), ["a note"], as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["results"] == [{"rules": "inode", "ratio": row["ratio"]}]
@@ -76,7 +76,8 @@ def test_json_has_every_figure_and_the_environment(capsys: pytest.CaptureFixture
 
 
 def test_the_table_shows_every_column(capsys: pytest.CaptureFixture[str]) -> None:
-    measure.report([{"rules": "inode"}], ("rules", "shown"), [], as_json=False)
+    row = {"rules": "inode", "ratio": {}, "text": {"ratio": "1.00"}}
+    measure.report([row], ("rules", "ratio", "other"), [], as_json=False)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["rules", "shown"]
-    assert lines[2].split() == ["inode", "-"]
+    assert lines[1].split() == ["rules", "ratio", "other"]
+    assert lines[2].split() == ["inode", "1.00", "-"]
