@@ -41,6 +41,11 @@ unit kernel vm: bootstrap bpf
 test: bootstrap bpf
 	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm
 
+.PHONY: bench
+bench: bootstrap bpf  ## figures as ratios; the hooks' need a machine: see docs/performance.md
+	@$(VENV)/bin/python -m benchmarks.apply --rounds 3
+	$(VENV)/bin/python -m benchmarks.cold_start
+
 fmt: bootstrap
 	@$(VENV)/bin/python scripts/check --fix
 

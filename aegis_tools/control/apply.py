@@ -134,7 +134,7 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
     source, store = prepared.source, Store(paths)
     store.prepare()
     record = replace(source.record, applied=int(time.time()))
-    store.add(source.data, signed=record.signed)
+    store.add(source.data, signed=record.signed, digest=record.digest)
     if source.accept is not None:
         store.save_serials(source.accept)
     if prepared.plan.changed:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 
 from aegis_tools.control.live import Live, content_digest
 from aegis_tools.control.resolve import Rules
+from aegis_tools.control.together import together
 from aegis_tools.errors import KernelError, PolicyError
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.layout import POLICY_MAPS, SPECS, Config, MapSpec, SlotInfo
@@ -59,21 +62,19 @@ def commit(live: Live, rules: Rules, *, bundle: bytes = bytes(32), serial: int =
         KernelError: The kernel refused; the old policy is still live.
     """
     check_capacity(live, rules)
-    info = SlotInfo(
-        kinds=rules.kinds,
-        walk=rules.walk,
-        applied_ns=time.time_ns(),
-        serial=serial,
-        bundle=bundle,
-        content=content_digest(rules.maps),
-        entries=tuple(len(rules.maps[spec.name]) for spec in POLICY_MAPS) + (0,) * 2,
-    )
     old, new = live.slot, 1 - live.slot
     clear_slot(live, new)
     try:
-        for spec in POLICY_MAPS:
-            if rules.maps[spec.name]:
-                _install(live, spec, new, rules.maps[spec.name])
+        content = _fill_slot(live, new, rules)
+        info = SlotInfo(
+            kinds=rules.kinds,
+            walk=rules.walk,
+            applied_ns=time.time_ns(),
+            serial=serial,
+            bundle=bundle,
+            content=content,
+            entries=tuple(len(rules.maps[spec.name]) for spec in POLICY_MAPS) + (0,) * 2,
+        )
         live.set_info(new, info)
     except BaseException:
         clear_slot(live, new)
@@ -85,16 +86,34 @@ def commit(live: Live, rules: Rules, *, bundle: bytes = bytes(32), serial: int =
     return info
 
 
-def _install(live: Live, spec: MapSpec, slot: int, entries: dict[bytes, bytes]) -> None:
-    with new_inner(live, spec) as inner:
-        taken = inner.fill(entries)
-        if taken != len(entries):
-            raise KernelError(
-                "the kernel took fewer entries than were written",
-                hint="run the command again; the old policy is still live",
-                detail=f"{spec.name}: {len(entries)} written, {taken} taken",
+def _fill_slot(live: Live, slot: int, rules: Rules) -> bytes:
+    """Fill all maps of a slot at once; return the digest of their contents."""
+    digests: list[bytes] = []
+    with contextlib.ExitStack() as inners:
+        tasks: list[Callable[[], object]] = [
+            partial(
+                _install,
+                live.map(spec.name),
+                inners.enter_context(new_inner(live, spec)),
+                slot,
+                rules.maps[spec.name],
             )
-        live.map(spec.name).set(slot.to_bytes(4, "little"), inner.fd.to_bytes(4, "little"))
+            for spec in POLICY_MAPS
+            if rules.maps[spec.name]
+        ]
+        together([*tasks, lambda: digests.append(content_digest(rules.maps))])
+    return digests[0]
+
+
+def _install(outer: Map, inner: Map, slot: int, entries: dict[bytes, bytes]) -> None:
+    taken = inner.fill(entries)
+    if taken != len(entries):
+        raise KernelError(
+            "the kernel took fewer entries than were written",
+            hint="run the command again; the old policy is still live",
+            detail=f"map {inner.id}: {len(entries)} written, {taken} taken",
+        )
+    outer.set(slot.to_bytes(4, "little"), inner.fd.to_bytes(4, "little"))
 
 
 def new_inner(live: Live, spec: MapSpec) -> Map:
@@ -110,11 +129,8 @@ def clear_slot(live: Live, slot: int) -> None:
     """Empty a slot that is not active."""
     index = slot.to_bytes(4, "little")
     live.set_info(slot, SlotInfo())
-    for name in SPECS:
-        outer = live.map(name)
-        if outer.get(index) is not None:
-            with contextlib.suppress(FileNotFoundError):
-                outer.delete(index)
+    outers = [live.map(name) for name in SPECS]
+    together([partial(outer.delete, index) for outer in outers if outer.get(index) is not None])
 
 
 def _wait_for_readers(live: Live) -> None:

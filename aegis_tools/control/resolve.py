@@ -16,7 +16,17 @@ from aegis_tools.errors import PolicyError
 from aegis_tools.kernel import layout
 from aegis_tools.kernel.inode_keys import InodeId
 from aegis_tools.kernel.layout import FILE_ENTRY, NET_ENTRY, POLICY_MAPS, uid_key
-from aegis_tools.policy.model import MAX_DEPTH, Kind, Mode, Op, Policy, Problem, Rule, Signal
+from aegis_tools.policy.model import (
+    MAX_DEPTH,
+    OPEN_OPS,
+    Kind,
+    Mode,
+    Op,
+    Policy,
+    Problem,
+    Rule,
+    Signal,
+)
 
 SIGNALS = {Signal.NONE: 0, Signal.INT: 2, Signal.KILL: 9, Signal.TERM: 15}
 PROTOCOLS = {"any": 0, "tcp": 6, "udp": 17}
@@ -119,6 +129,9 @@ _TAIL = struct.Struct("IHH")
 
 def file_entry(uid: bytes, ops: int, generation: int = 0, depth: int = 0, flags: int = 0) -> bytes:
     """Return a struct file_entry with one rule for all of ``ops``."""
+    if ops == OPEN_OPS:  # what nearly every rule has, in half the time
+        return uid * 3 + _NONE + _TAIL.pack(generation, depth, flags)
+    ops = int(ops)  # masking an IntFlag makes an IntFlag, slowly
     return (
         (uid if ops & 1 else _NONE)
         + (uid if ops & 2 else _NONE)
@@ -182,11 +195,11 @@ def resolve(
 
 
 def _add_inodes(rules: Rules, named: list[Named]) -> None:
-    pack, add = layout.INODE_KEY.pack, rules.add
+    pack, flags, add = layout.INODE_KEY.pack, layout.ANY_GENERATION, rules.add
     for uid, rule in named:
         dev, _, ino = rule.target.partition(":")
-        entry = file_entry(uid, int(rule.operations), flags=layout.ANY_GENERATION)
-        add("deny_inode_map", pack(int(ino), int(dev), 0), entry)
+        key = pack(int(ino), int(dev), 0)
+        add("deny_inode_map", key, file_entry(uid, rule.operations, 0, 0, flags))
 
 
 def _add_paths(rules: Rules, named: list[Named], identify: Identify) -> None:
@@ -228,7 +241,7 @@ def _add_directory_of_names(rules: Rules, parent: InodeId) -> None:
 def _add_name(rules: Rules, item: Named, parent: InodeId, name: str) -> None:
     raw = name.encode("utf-8", "surrogateescape")
     key = layout.NAME_KEY.pack(parent.ino, parent.dev, len(raw), raw)
-    rules.add("deny_path_map", key, file_entry(item[0], int(item[1].operations)))
+    rules.add("deny_path_map", key, file_entry(item[0], item[1].operations))
 
 
 def _add_found(rules: Rules, item: Named, inode: InodeId) -> None:
@@ -236,7 +249,7 @@ def _add_found(rules: Rules, item: Named, inode: InodeId) -> None:
         message = "inode numbers are not unique on this overlay: the rule holds by name only"
         rules.problems.append(Problem(item[1].line, message, False, item[1].id))
         return
-    entry = file_entry(item[0], int(item[1].operations), inode.generation)
+    entry = file_entry(item[0], item[1].operations, inode.generation)
     rules.add("deny_inode_map", inode.key, entry)
 
 
@@ -267,7 +280,7 @@ def _add_directories(rules: Rules, named: list[Named], identify: Identify) -> No
             rules.problems.append(Problem(rule.line, f"{message} applied again", False, rule.id))
             continue
         depth = rule.depth or MAX_DEPTH
-        entry = file_entry(uid, int(rule.operations), inode.generation, depth)
+        entry = file_entry(uid, rule.operations, inode.generation, depth)
         rules.add("deny_dir_map", inode.key, entry)
 
 
@@ -275,7 +288,7 @@ def _add_audit_paths(rules: Rules, named: list[Named]) -> None:
     for uid, rule in named:
         raw = rule.target.encode("utf-8", "surrogateescape")
         if len(raw) < layout.NAME_MAX:
-            entry = file_entry(uid, int(rule.operations))
+            entry = file_entry(uid, rule.operations)
             rules.add("audit_path_map", layout.PATH_KEY.pack(raw), entry)
 
 

@@ -91,19 +91,20 @@ class Store:
             files.ensure_folder(folder)
             files.remove_leftovers(folder)
 
-    def add(self, data: bytes, *, signed: bool) -> str:
+    def add(self, data: bytes, *, signed: bool, digest: str = "") -> str:
         """Store a policy and return its digest.
 
         Args:
             data: An envelope that was verified, or the text of an unsigned policy.
             signed: Which of the two.
+            digest: Of its payload or text, where the caller has it from these very bytes.
 
         Raises:
-            TrustError: ``signed``, and it is no envelope.
+            TrustError: ``signed``, without ``digest``, and it is no envelope.
             StateError: It cannot be written.
         """
-        payload = dsse.Envelope.from_bytes(data).payload if signed else data
-        digest = digest_of(payload)
+        if not digest:
+            digest = digest_of(dsse.Envelope.from_bytes(data).payload if signed else data)
         self._write(self._file(digest, signed), data, "stored policy")
         return digest
 

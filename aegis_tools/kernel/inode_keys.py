@@ -59,8 +59,9 @@ def read_open_files(program_fd: int) -> dict[int, InodeId]:
         data = b"".join(iter(lambda: os.read(iterator, _READ), b""))
     finally:
         os.close(iterator)
+    new = tuple.__new__  # InodeId(...) is a Python function: twice the time, 65,536 times
     return {
-        fd: InodeId(ino, dev, generation, mode)
+        fd: new(InodeId, (ino, dev, generation, mode))
         for ino, fd, dev, generation, mode in INODE_ID.iter_unpack(data)
     }
 

@@ -74,6 +74,11 @@ def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
     return ctypes.addressof(buffer)
 
 
+def _bytes_address(data: bytes) -> int:
+    """Return where the bytes themselves are, for the kernel to read; keep ``data`` meanwhile."""
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+
+
 def obj_get(path: str) -> int:
     """Return a descriptor for the object pinned at ``path``."""
     name = ctypes.create_string_buffer(os.fsencode(path))
@@ -159,13 +164,9 @@ def update_batch(fd: int, packed_keys: bytes, packed_values: bytes, count: int) 
     Returns:
         How many the kernel took; fewer than ``count`` means the map is full.
     """
-    key_buffer = ctypes.create_string_buffer(packed_keys, len(packed_keys))
-    value_buffer = ctypes.create_string_buffer(packed_values, len(packed_values))
+    keys_at, values_at = _bytes_address(packed_keys), _bytes_address(packed_values)
     attr = ctypes.create_string_buffer(
-        struct.pack(
-            "QQQQIIQQ", 0, 0, _address(key_buffer), _address(value_buffer), count, fd, 0, 0
-        ),
-        56,
+        struct.pack("QQQQIIQQ", 0, 0, keys_at, values_at, count, fd, 0, 0), 56
     )
     try:
         bpf(MAP_UPDATE_BATCH, attr)
@@ -217,7 +218,8 @@ def lookup_batch(
             room *= 2
             continue
         count = struct.unpack_from("I", attr, 32)[0]
-        yield key_buffer.raw[: key_size * count], value_buffer.raw[: value_size * count], count
+        at = ctypes.string_at  # one copy of what was read; .raw would copy all the room first
+        yield at(key_buffer, key_size * count), at(value_buffer, value_size * count), count
         if last:
             return
         started = True

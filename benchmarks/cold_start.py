@@ -1,0 +1,130 @@
+"""What a command costs from a cold start, against an interpreter that does nothing.
+
+    python -m benchmarks.cold_start [--json] [--rounds N]
+
+Whole processes, in turns with ``python3 -c pass`` of the same interpreter, with 1 rule live and
+with 65,536: a command whose cost grows with the policy shows here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+from aegis_tools.cli.main import COMMANDS
+from benchmarks.apply import apply, inode_lines
+from benchmarks.measure import Row, arguments, in_turns, interval, ratios, report, spread
+from benchmarks.sandbox import REPOSITORY, Sandbox, sandbox
+
+AIM = 6.0
+_COLUMNS = ("command", "rules live", "ms", "nothing ms", "command / nothing", "under 6")
+
+
+def seconds(box: Sandbox, command: list[str]) -> float:
+    """Return how long a command takes; one that fails ends the benchmark."""
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=REPOSITORY, env=box.environment, check=False,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    end = time.perf_counter()
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[3:])} failed: {done.stderr.decode()}")
+    return end - start
+
+
+class Adding:
+    """``block add`` of another file each time; the rule is taken away again, untimed."""
+
+    def __init__(self, box: Sandbox) -> None:
+        self._box = box
+        self._number = 0
+
+    def __call__(self) -> float:
+        self._number += 1
+        path = self._box.folder / f"added-{self._number}"
+        path.touch()
+        took = seconds(self._box, self._box.command("block", "add", str(path)))
+        self._box.run("block", "del", str(path))
+        return took
+
+
+def cases(box: Sandbox) -> tuple[dict[str, Callable[[], float]], list[str]]:
+    """Return what to time by name, and which commands this version does not have."""
+    found: dict[str, Callable[[], float]] = {
+        "nothing": lambda: seconds(box, [sys.executable, "-c", "pass"]),
+        "--version": lambda: seconds(box, box.command("--version")),
+    }
+    wanted: dict[str, Callable[[], float]] = {
+        "stats": partial(_timed, box, "stats"),
+        "health": partial(_timed, box, "health"),
+        "block add": Adding(box),
+    }
+    missing = []
+    for name, case in wanted.items():
+        if _exists(box, name.split()[0]):
+            found[name] = case
+        else:
+            missing.append(f"{name}: this version has no such command yet; not measured")
+    return found, missing
+
+
+def _timed(box: Sandbox, name: str) -> float:
+    return seconds(box, box.command(name))
+
+
+def _exists(box: Sandbox, name: str) -> bool:
+    return name in COMMANDS and box.run(name, "--help").returncode == 0
+
+
+def measure(wanted: dict[str, Callable[[], float]], live: int, rounds: int) -> list[Row]:
+    """Measure with the rules that are live."""
+    found = in_turns(rounds, wanted, warm_up=2)
+    nothing = found.pop("nothing")
+    rows = []
+    for name, times in found.items():
+        ratio = ratios(times, nothing)
+        low, high = interval([a / b for a, b in zip(times, nothing, strict=True)])
+        row: Row = {
+            "command": name, "rules live": live, "s": spread(times).to_dict(),
+            "nothing_s": spread(nothing).to_dict(),
+            "ratio": {**ratio.to_dict(), "low_95": low, "high_95": high}, "met": ratio.median < AIM,
+        }  # fmt: skip
+        row["text"] = {
+            "ms": spread(times).text(1000, 0), "nothing ms": spread(nothing).text(1000, 1),
+            "command / nothing": ratio.text(1, 1), "under 6": "yes" if row["met"] else "NO",
+        }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def run(sizes: list[int], rounds: int) -> tuple[list[Row], list[str]]:
+    """Measure everything; return the results and what to know about them."""
+    rows: list[Row] = []
+    with sandbox() as box:
+        wanted, notes = cases(box)
+        for size in sizes:
+            # One place in the map is left for the rule that `block add` adds.
+            apply(box, box.bundle(inode_lines(min(size, 65535)), "deny_inode"))
+            rows += measure(wanted, size, rounds)
+        if box.pins.is_fallback():
+            notes.append("LSM programs cannot be loaded here: measured with the audit fallback, "
+                         "which also looks at every system call of the commands")  # fmt: skip
+    return rows, notes
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = arguments(__doc__, rounds=15)
+    parser.add_argument("--sizes", default="1,65536")
+    options = parser.parse_args()
+    if os.geteuid():
+        sys.exit("benchmarks need root")
+    rows, notes = run([int(n) for n in options.sizes.split(",")], options.rounds)
+    report(rows, _COLUMNS, notes, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Figures with their spread: rounds, medians, ratios, and the machine they are of.
+
+A time by itself says little about another machine. So every figure that counts is a ratio of
+two things measured in turns within one run; what disturbs one round disturbs both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Row = dict[str, Any]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What repeated measurements of one thing gave: the middle, and how far they lay apart."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    def to_dict(self) -> Row:
+        """Return it for JSON."""
+        return {"median": self.median, "min": self.low, "max": self.high, "rounds": self.rounds}
+
+    def text(self, scale: float = 1.0, digits: int = 2) -> str:
+        """Return ``median (min-max)``, each times ``scale``."""
+        middle, low, high = (
+            f"{value * scale:.{digits}f}" for value in (self.median, self.low, self.high)
+        )
+        return f"{middle} ({low}-{high})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the spread of some values.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not values:
+        raise ValueError("nothing was measured")
+    return Spread(statistics.median(values), min(values), max(values), len(values))
+
+
+def ratios(values: Sequence[float], bases: Sequence[float]) -> Spread:
+    """Return the spread of value to base, round by round.
+
+    Raises:
+        ValueError: They are not of the same rounds, or a base is not positive.
+    """
+    if len(values) != len(bases):
+        raise ValueError("a ratio needs both figures of every round")
+    if any(base <= 0 for base in bases):
+        raise ValueError("a base must be positive")
+    return spread([value / base for value, base in zip(values, bases, strict=True)])
+
+
+def interval(values: Sequence[float], *, draws: int = 2000, seed: int = 1) -> tuple[float, float]:
+    """Return the 95 % interval of the median, by drawing anew from ``values`` (bootstrap).
+
+    The same values always give the same interval.
+    """
+    source = random.Random(seed)
+    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(draws))
+    return medians[int(draws * 0.025)], medians[int(draws * 0.975) - 1]
+
+
+def slope(sizes: Sequence[float], times: Sequence[float]) -> float:
+    """Return the exponent k of the best ``time = a * size**k``: 1 is linear, 2 quadratic."""
+    from math import log
+
+    return statistics.linear_regression(list(map(log, sizes)), list(map(log, times))).slope
+
+
+def in_turns(
+    rounds: int, cases: Mapping[str, Callable[[], Item]], *, warm_up: int = 1
+) -> dict[str, list[Item]]:
+    """Run every case once a round, in an order that turns by one, and return what they gave.
+
+    Args:
+        rounds: That count.
+        cases: What to run, by name.
+        warm_up: Rounds before them that do not.
+    """
+    found: dict[str, list[Item]] = {name: [] for name in cases}
+    names = list(cases)
+    for number in range(-warm_up, rounds):
+        turn = number % len(names)
+        for name in (*names[turn:], *names[:turn]):
+            result = cases[name]()
+            if number >= 0:
+                found[name].append(result)
+    return found
+
+
+def environment() -> Row:
+    """Return what the figures depend on: kernel, processor, interpreter, load, date."""
+    model, flags = _processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return {
+        "kernel": platform.release(),
+        "cpu": model,
+        "cpus": os.cpu_count(),
+        "virtualised": "hypervisor" in flags,
+        "emulated": "TCG" in model or "QEMU" in model,
+        "python": platform.python_version(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _processor(text: str) -> tuple[str, set[str]]:
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
+    model = fields.get("model name") or fields.get("CPU implementer", "unknown")
+    return model, set((fields.get("flags") or fields.get("Features") or "").split())
+
+
+def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document, no table")
+    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
+    return parser
+
+
+def report(
+    rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str], *, as_json: bool
+) -> None:
+    """Print the results: all of them as JSON, or ``columns`` as a table with notes below.
+
+    A row's ``text`` is what the table shows in place of a figure, by column.
+    """
+    if as_json:
+        plain = [{name: each for name, each in row.items() if name != "text"} for row in rows]
+        json.dump({"environment": environment(), "results": plain, "notes": list(notes)},
+                  sys.stdout, indent=1)  # fmt: skip
+        print()
+        return
+    print("  ".join(f"{name}: {value}" for name, value in environment().items()))
+    lines = [list(columns), *([_cell(row, name) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+    for note in notes:
+        print(f"* {note}")
+
+
+def _cell(row: Row, name: str) -> str:
+    return str(row.get("text", {}).get(name, row.get(name, "-")))

@@ -1,0 +1,83 @@
+"""The benchmarks' statistics: what is published must at least be computed right."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import measure
+
+TIMES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=30)
+
+
+def test_a_spread_is_median_and_ends() -> None:
+    assert measure.spread([3.0, 1.0, 9.0]) == measure.Spread(3.0, 1.0, 9.0, 3)
+
+
+def test_an_empty_measurement_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing was measured"):
+        measure.spread([])
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # The second round was disturbed as a whole: both doubled, and the ratio is the same.
+    assert measure.ratios([2.0, 4.0], [1.0, 2.0]) == measure.Spread(2.0, 2.0, 2.0, 2)
+
+
+def test_ratios_need_both_figures_of_every_round() -> None:
+    with pytest.raises(ValueError, match="every round"):
+        measure.ratios([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="positive"):
+        measure.ratios([1.0], [0.0])
+
+
+@given(TIMES)
+def test_the_interval_lies_within_the_values_and_does_not_change(times: list[float]) -> None:
+    low, high = measure.interval(times, draws=200)
+    assert min(times) <= low <= high <= max(times)
+    assert measure.interval(times, draws=200) == (low, high)
+
+
+def test_the_interval_is_narrower_than_the_spread_of_many_values() -> None:
+    low, high = measure.interval([float(n) for n in range(100)])
+    assert 30 < low < 49.5 < high < 70
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_slope_is_the_power_of_growth(power: float) -> None:
+    sizes = [1024.0, 8192.0, 65536.0]
+    assert measure.slope(sizes, [3 * n**power for n in sizes]) == pytest.approx(power)
+
+
+def test_cases_run_in_turns_and_the_warm_up_does_not_count() -> None:
+    calls: list[str] = []
+
+    def case(name: str) -> int:
+        calls.append(name)
+        return len(calls)
+
+    found = measure.in_turns(2, {"a": lambda: case("a"), "b": lambda: case("b")}, warm_up=1)
+    assert calls == ["b", "a", "a", "b", "b", "a"]
+    assert found == {"a": [3, 6], "b": [4, 5]}
+
+
+def test_json_has_every_figure_and_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"rules": "inode", "ratio": measure.spread([1.0]).to_dict(), "text": {"shown": "1"}}
+    measure.report([row], ("rules", "shown"), ["a note"], as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["results"] == [{"rules": "inode", "ratio": row["ratio"]}]
+    assert found["notes"] == ["a note"]
+    assert {"kernel", "cpu", "python", "load_average", "virtualised", "date"} <= set(
+        found["environment"]
+    )
+
+
+def test_the_table_shows_every_column(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"rules": "inode", "ratio": {}, "text": {"ratio": "1.00"}}
+    measure.report([row], ("rules", "ratio", "other"), [], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["rules", "ratio", "other"]
+    assert lines[2].split() == ["inode", "1.00", "-"]
