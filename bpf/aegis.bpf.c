@@ -46,8 +46,8 @@ static __noinline int finish_net(struct slot *s, struct match *m, struct peer *p
 }
 
 /* The whole of a file hook but its arguments; move: see match_file(). */
-static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u32 ops,
-				 int move, __u8 hook)
+static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u32 ops, int move,
+				 __u8 hook)
 {
 	struct match m = {};
 	struct slot s = {};
@@ -128,11 +128,11 @@ int BPF_PROG(aegis_file_mprotect, struct vm_area_struct *vma, unsigned long reqp
  * The verifier wants a context access at a constant offset; the compiler would
  * fold the two branches below into one access at a variable one.
  */
-#define ARG(ctx, n)                                                                            \
-	({                                                                                     \
-		__u64 value_;                                                                  \
-		asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(value_) : "r"(ctx), "i"(8 * (n)));  \
-		value_;                                                                        \
+#define ARG(ctx, n)                                                                                \
+	({                                                                                         \
+		__u64 value_;                                                                      \
+		asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(value_) : "r"(ctx), "i"(8 * (n)));    \
+		value_;                                                                            \
 	})
 
 /*
@@ -258,8 +258,8 @@ static __always_inline int check_net(struct socket *sock, const void *address, _
 		return 0; /* ends a connection */
 	if (op == AEGIS_OP_EGRESS)
 		read_own(&sa, sk);
-	peer_of(&p, &sa, BPF_CORE_READ(sk, __sk_common.skc_family),
-		BPF_CORE_READ(sk, sk_protocol), op == AEGIS_OP_EGRESS);
+	peer_of(&p, &sa, BPF_CORE_READ(sk, __sk_common.skc_family), BPF_CORE_READ(sk, sk_protocol),
+		op == AEGIS_OP_EGRESS);
 	if (!p.family)
 		return 0;
 	match_net(&m, &s, &p, op);
@@ -274,8 +274,7 @@ int BPF_PROG(aegis_socket_connect, struct socket *sock, struct sockaddr *address
 }
 
 SEC("lsm/socket_bind")
-int BPF_PROG(aegis_socket_bind, struct socket *sock, struct sockaddr *address, int addrlen,
-	     int ret)
+int BPF_PROG(aegis_socket_bind, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
 {
 	return ret ? ret : check_net(sock, address, AEGIS_OP_BIND, AEGIS_HOOK_BIND);
 }
