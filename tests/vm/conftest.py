@@ -16,11 +16,21 @@ from battery import Host, load_and_be_killed, loop_ext4, overlay
 HERE = Path(__file__).parent
 
 
+ONCE = "6.12"
+"""The kernel that runs the tests marked ``once``: they are about programs, not about kernels."""
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("vm")
+    if os.environ.get("AEGIS_VM_KERNEL", ONCE) != ONCE:
+        elsewhere = [item for item in items if item.get_closest_marker("once")]
+        items[:] = [item for item in items if item not in elsewhere]
+        config.hook.pytest_deselected(items=elsewhere)
     yield
     if "AEGIS_VM_KERNEL" not in os.environ and any(item.get_closest_marker("vm") for item in items):
         raise pytest.UsageError("tests/vm run inside a machine: scripts/vm test --kernel 6.1")
