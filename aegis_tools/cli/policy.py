@@ -119,13 +119,14 @@ def _live_commands(add: Callable[..., Any]) -> None:
         command.add_argument(
             "--reset", action="store_true", help="drop rules made by hand instead of keeping them"
         )
+        if name != "diff":
+            command.add_argument(
+                "--mode", choices=("audit", "enforce"), help="and set the host's mode"
+            )
         if name == "apply":
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
             command.add_argument(
                 "--strict", action="store_true", help="refuse where any rule matches nothing"
-            )
-            command.add_argument(
-                "--mode", choices=("audit", "enforce"), help="and set the host's mode"
             )
     command = add(
         "rollback",

@@ -62,7 +62,18 @@ def diff(app: App, arguments: argparse.Namespace) -> int:
 def _prepared(app: App, arguments: argparse.Namespace) -> Prepared:
     source = _source(app, arguments)
     with Live(Pins(app.paths.pins)) as live:
-        return prepare(live, source, Store(app.paths), now=time.time(), drop_manual=arguments.reset)
+        return prepare(
+            live,
+            source,
+            Store(app.paths),
+            now=time.time(),
+            drop_manual=arguments.reset,
+            mode=_mode(arguments),
+        )
+
+
+def _mode(arguments: argparse.Namespace) -> Mode | None:
+    return Mode(arguments.mode) if getattr(arguments, "mode", None) else None
 
 
 def apply(app: App, arguments: argparse.Namespace) -> int:
@@ -96,7 +107,12 @@ def rollback(app: App, arguments: argparse.Namespace) -> int:
 def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: str) -> int:
     with locked(app.paths.lock, command=action), Live(Pins(app.paths.pins)) as live:
         prepared = prepare(
-            live, source, Store(app.paths), now=time.time(), drop_manual=arguments.reset
+            live,
+            source,
+            Store(app.paths),
+            now=time.time(),
+            drop_manual=arguments.reset,
+            mode=_mode(arguments),
         )
         if arguments.strict:
             check_strict(prepared)
@@ -206,7 +222,7 @@ def verify_live(app: App, arguments: argparse.Namespace) -> int:
     with Live(Pins(app.paths.pins)) as live:
         verdict = compare(live, Store(app.paths))
     app.show(verdict.to_dict(), verdict.as_text)
-    bad = verdict.drifted if arguments.strict else verdict.tampered
+    bad = verdict.drifted if arguments.strict else verdict.tampered or verdict.interrupted
     return DriftError.exit_code if bad else 0
 
 

@@ -21,6 +21,7 @@ from aegis_tools.control.commit import check_capacity, commit
 from aegis_tools.control.history import Entry, History
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
+from aegis_tools.control.mode import read_mode
 from aegis_tools.control.plan import Plan, make_plan
 from aegis_tools.control.resolve import Rules, resolve
 from aegis_tools.control.source import Source, read_stored
@@ -31,7 +32,7 @@ from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import ManualRule, uid_key, uid_of
 from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.paths import Paths
-from aegis_tools.policy.model import Policy
+from aegis_tools.policy.model import Mode, Policy
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,13 @@ class Prepared:
 
 
 def prepare(
-    live: Live, source: Source, store: Store, *, now: float, drop_manual: bool = False
+    live: Live,
+    source: Source,
+    store: Store,
+    *,
+    now: float,
+    drop_manual: bool = False,
+    mode: Mode | None = None,
 ) -> Prepared:
     """Resolve a policy against this host and compare it with what is live.
 
@@ -54,6 +61,7 @@ def prepare(
         store: Where the live policy is kept.
         now: Unix seconds.
         drop_manual: Leave rules made by hand behind instead of carrying them over.
+        mode: The host's mode afterwards; None to leave it.
 
     Raises:
         PolicyError: It does not fit the maps.
@@ -69,6 +77,9 @@ def prepare(
         problems=source.problems,
         after=source.record.digest,
     )
+    was = read_mode(live)
+    if mode is not None and mode is not was:
+        plan = replace(plan, mode=f"{was.value} → {mode.value}")
     return Prepared(source, rules, plan)
 
 
@@ -137,7 +148,7 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
     store.add(source.data, signed=record.signed, digest=record.digest)
     if source.accept is not None:
         store.save_serials(source.accept)
-    if prepared.plan.changed:
+    if prepared.plan.policy_changed:
         commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
     try:
         store.set_current(record)

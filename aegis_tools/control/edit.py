@@ -11,19 +11,28 @@ a killed one, first puts things right (:meth:`Editor.heal`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from aegis_tools.control import manual
 from aegis_tools.control.commit import OPTIONS, commit, new_inner
-from aegis_tools.control.live import Entries, Live, content_digest, strip
-from aegis_tools.control.merge import ENTRY_MAPS, NETWORK_MAPS, merge, tidy, usage, want_generation
+from aegis_tools.control.edit_maps import (
+    Write,
+    deepest,
+    difference,
+    digest_at,
+    join,
+    missing_rules,
+    uids_in_entry,
+)
+from aegis_tools.control.live import Entries, Live
+from aegis_tools.control.merge import ENTRY_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
 from aegis_tools.errors import KernelError, PolicyError
 from aegis_tools.kernel.layout import (
-    FILE_ENTRY,
+    EDITING,
     POLICY_MAPS,
     SPECS,
     ManualRule,
@@ -32,25 +41,14 @@ from aegis_tools.kernel.layout import (
     uid_of,
 )
 from aegis_tools.kernel.maps import Map
+from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.policy.model import Kind, Policy, Problem, Rule
-
-_EDITING = len(SlotInfo().entries) - 1
-"""The element of slot_info.entries that is 1 while an edit is under way."""
 
 FILE_KINDS = frozenset({Kind.PATH, Kind.DIRECTORY, Kind.INODE})
 
 _INDEX = {spec.name: index for index, spec in enumerate(POLICY_MAPS)}
-_HOMES = {
-    Kind.PATH: ("deny_inode_map", "deny_path_map"),
-    Kind.INODE: ("deny_inode_map",),
-    Kind.DIRECTORY: ("deny_dir_map",),
-}
-
-
 _FEW = 256
 """Up to so many entries are changed one by one; beyond, a commit is faster."""
-
-_Write = tuple[str, bytes, bytes]  # map, key, value
 
 
 class Added(NamedTuple):
@@ -153,7 +151,7 @@ class Editor:
         self.heal()
         before, gone = self.live.all_entries(), set(uids)
         target = self._target(before, gone, refill=True)
-        writes, deletions = _difference(before, target.maps)
+        writes, deletions = difference(before, target.maps)
         if len(writes) + len(deletions) <= _FEW:
             # A map may have no room until what goes is gone; new maps have.
             with contextlib.suppress(KernelError):
@@ -196,7 +194,7 @@ class Editor:
 
     def heal(self) -> bool:
         """Finish or undo what a killed edit left half done; return whether there was any."""
-        if not self.live.info().entries[_EDITING]:
+        if not self.live.info().editing:
             return False
         named = self.names.all()
         attributes = {int.from_bytes(uid, "little") for uid in self.live.entries("rules")}
@@ -212,8 +210,7 @@ class Editor:
         return True
 
     def _plan(self, rule: Rule) -> _Planned:
-        fallback = self.live.pins.is_fallback()
-        wanted = resolve(Policy((rule,)), self.identify, {}, now=0, fallback=fallback)
+        wanted = self._resolve((rule,))
         _check_matches(rule, wanted)
         info, uid = self.live.info(), uid_key(rule.id)
         stamp = max(self._now_ns, info.applied_ns + 1)
@@ -226,13 +223,23 @@ class Editor:
             record = was
         elif was is not None:
             in_place = False
-        stands = any(uid in _uids(e) for part in writes.values() for e in part.values())
+        stands = any(uid in uids_in_entry(e) for part in writes.values() for e in part.values())
         state = "added" if was is None else "changed"
         if was is record and not self._differs(writes):
             state = "unchanged"
         elif was is None and not stands:
             state = "covered"
         return _Planned(rule, record, wanted, writes, state, kept, in_place)
+
+    def _resolve(self, rules: tuple[Rule, ...]) -> Rules:
+        return resolve(
+            Policy(rules),
+            self.identify,
+            {},
+            now=0,
+            fallback=self.live.pins.is_fallback(),
+            ambiguous=ambiguous_devices(read_mounts()),
+        )
 
     def _merge(self, wanted: Rules) -> tuple[dict[str, Entries], frozenset[int], bool]:
         writes: dict[str, Entries] = {}
@@ -271,7 +278,7 @@ class Editor:
 
     def _mark(self, slot: int) -> None:
         info = self.live.info(slot)
-        entries = (*info.entries[:_EDITING], 1)
+        entries = (*info.entries[:EDITING], 1)
         self.live.set_info(slot, info._replace(entries=entries))
 
     def _write(self, planned: _Planned) -> None:
@@ -282,8 +289,8 @@ class Editor:
             before._replace(
                 kinds=before.kinds | sum(SPECS[name].kind for name in planned.writes
                                          if not before.kinds & SPECS[name].kind),
-                walk=max(before.walk, _depth(planned.writes.get("deny_dir_map", {}))),
-                entries=(*before.entries[:_EDITING], 1),
+                walk=max(before.walk, deepest(planned.writes.get("deny_dir_map", {}))),
+                entries=(*before.entries[:EDITING], 1),
             ),
         )  # fmt: skip
         writes = [("rules", uid, planned.wanted.maps["rules"][uid])]
@@ -294,9 +301,9 @@ class Editor:
         for name in grown:
             counts[_INDEX[name]] += 1
         now = self.live.info(slot)
-        self.live.set_info(slot, now._replace(entries=(*counts[:_EDITING], 0)))
+        self.live.set_info(slot, now._replace(entries=(*counts[:EDITING], 0)))
 
-    def _write_all(self, slot: int, before: SlotInfo, writes: list[_Write]) -> list[str]:
+    def _write_all(self, slot: int, before: SlotInfo, writes: list[Write]) -> list[str]:
         """Write all or nothing; return the map's name for every key that is new."""
         done: list[tuple[str, bytes, bytes | None]] = []
         try:
@@ -353,7 +360,7 @@ class Editor:
         inherit_cidrs(rules)
         return rules
 
-    def _turn_into(self, target: Rules, writes: list[_Write], deletions: list[_Write]) -> None:
+    def _turn_into(self, target: Rules, writes: list[Write], deletions: list[Write]) -> None:
         """Make the active slot hold ``target``, which is smaller, entry by entry."""
         slot = self.live.slot
         self._mark(slot)
@@ -371,7 +378,7 @@ class Editor:
             info._replace(
                 kinds=target.kinds,
                 walk=target.walk,
-                content=_digest_at(info.applied_ns, target.maps),
+                content=digest_at(info.applied_ns, target.maps),
                 entries=(*(len(target.maps[spec.name]) for spec in POLICY_MAPS), 0, 0),
             ),
         )
@@ -381,63 +388,8 @@ class Editor:
         fallback = self.live.pins.is_fallback()
         missing = tuple(missing_rules(rules, named, fallback=fallback))
         if missing:
-            wanted = resolve(Policy(missing), self.identify, {}, now=0, fallback=fallback)
+            wanted = self._resolve(missing)
             join(rules, wanted)
-
-
-def _difference(
-    old: Mapping[str, Entries], new: Mapping[str, Entries]
-) -> tuple[list[_Write], list[_Write]]:
-    """Return what to write and what to delete, in the order of POLICY_MAPS: rules come first."""
-    writes, deletions = [], []
-    for spec in POLICY_MAPS:
-        was, now = old[spec.name], new[spec.name]
-        writes += [(spec.name, key, now[key]) for key in now if was.get(key) != now[key]]
-        deletions += [(spec.name, key, was[key]) for key in was if key not in now]
-    return writes, deletions
-
-
-def _digest_at(applied_ns: int, maps: Mapping[str, Entries]) -> bytes:
-    """Return the digest of maps without what was added by hand since; see live.live_digest."""
-    added = {
-        int.from_bytes(uid, "little")
-        for uid, value in maps["manual_rules"].items()
-        if ManualRule.unpack(value).added_ns > applied_ns
-    }
-    return content_digest(strip(maps, added))
-
-
-def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> Iterator[Rule]:
-    """Yield the rules that stand in the maps for less than they deny."""
-    standing = usage(rules.maps)
-    groups: dict[tuple[Kind, int], set[int]] = {}
-    for uid, rule in named.items():
-        groups.setdefault((rule.kind, int(rule.operations)), set()).add(uid)
-    for (kind, operations), uids in groups.items():
-        homes = _HOMES.get(kind, ())
-        if fallback and kind is Kind.PATH:
-            homes = (*homes, "audit_path_map")
-        there = [standing.complete(name, operations) for name in homes]
-        if not homes:
-            in_each = (standing.complete(name, operations) for name in NETWORK_MAPS)
-            there = [set[int]().union(*in_each)]
-        for uid in uids.difference(there[0].intersection(*there[1:])):
-            yield named[uid]
-
-
-def join(rules: Rules, wanted: Rules) -> None:
-    """Merge resolved rules into maps."""
-    rules.maps["rules"].update(wanted.maps["rules"])
-    attributes = rules.maps["rules"]
-
-    def mode_of(uid: int) -> int | None:
-        found = attributes.get(uid.to_bytes(8, "little"))
-        return found[0] if found else None
-
-    for name in ENTRY_MAPS:
-        entries = rules.maps[name]
-        for key, entry in wanted.maps[name].items():
-            entries[key] = merge(entries.get(key), entry, mode_of).entry
 
 
 def _join_all(rules: Rules, planned: Iterable[_Planned]) -> None:
@@ -465,15 +417,6 @@ def _check_matches(rule: Rule, wanted: Rules) -> None:
 
 def _meaning(record: ManualRule) -> tuple[int, ...]:
     return (record.operations, record.enforce, record.signal, record.depth)
-
-
-def _uids(entry: bytes) -> set[bytes]:
-    size = 32 if len(entry) == FILE_ENTRY.size else 16
-    return {entry[i : i + 8] for i in range(0, size, 8)}
-
-
-def _depth(entries: Entries) -> int:
-    return max((FILE_ENTRY.unpack(entry)[5] for entry in entries.values()), default=0)
 
 
 def _set(inner: Map, name: str, key: bytes, value: bytes) -> None:

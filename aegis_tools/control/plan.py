@@ -46,6 +46,7 @@ class Plan:
         entries: Entries by map: (live, new).
         before: Digest of the live bundle, hex; empty for none.
         after: Digest of the new one.
+        mode: ``audit → enforce`` where the host's mode changes as well; empty otherwise.
     """
 
     changes: tuple[Change, ...]
@@ -55,11 +56,17 @@ class Plan:
     entries: Mapping[str, tuple[int, int]]
     before: str
     after: str
+    mode: str = ""
+
+    @property
+    def policy_changed(self) -> bool:
+        """Whether the maps would be told anything new."""
+        return bool(self.changes or self.refreshed or self.before != self.after)
 
     @property
     def changed(self) -> bool:
         """Whether the kernel would be told anything new."""
-        return bool(self.changes or self.refreshed or self.before != self.after)
+        return bool(self.policy_changed or self.mode)
 
     def counts(self) -> dict[str, int]:
         """Return how many rules are added, removed and changed."""
@@ -78,6 +85,7 @@ class Plan:
             "changed": self.changed,
             "before": self.before,
             "after": self.after,
+            "mode": self.mode,
             "refreshed": self.refreshed,
             "counts": self.counts(),
             "changes": [{"sign": c[0], "rule": c[1], "what": c[2]} for c in self.changes],
@@ -100,13 +108,14 @@ class Plan:
 
     def summary(self) -> str:
         """Return the plan in one line."""
-        if not self.changed:
-            return "no change: the live policy is already this one"
+        if not self.policy_changed:
+            text = "no change of rules: the live policy is already this one"
+            return f"{text}\nmode: {self.mode}" if self.mode else text
         counts = self.counts()
         text = ", ".join(f"{counts[name]} {name}" for name in ("added", "removed", "changed"))
         if self.refreshed:
             text += f", {self.refreshed} map entries refreshed"
-        return text
+        return f"{text}\nmode: {self.mode}" if self.mode else text
 
 
 def _problem_line(problem: Problem) -> str:

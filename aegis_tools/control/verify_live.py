@@ -25,6 +25,7 @@ class Verdict:
         removed: Ids of the policy's rules that are not live.
         altered: Map entries that are neither the policy's nor made by hand, when tampered.
         note: Why the policy's rules could not be compared; empty if they were.
+        interrupted: An edit by hand died half-way; the next one, or an apply, heals it.
     """
 
     tampered: bool
@@ -33,16 +34,18 @@ class Verdict:
     removed: tuple[str, ...]
     altered: tuple[str, ...]
     note: str = ""
+    interrupted: bool = False
 
     @property
     def drifted(self) -> bool:
         """Whether what is live is not exactly the policy."""
-        return bool(self.tampered or self.added or self.removed)
+        return bool(self.tampered or self.interrupted or self.added or self.removed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as ``--json`` prints it."""
         return {
             "tampered": self.tampered,
+            "interrupted": self.interrupted,
             "drifted": self.drifted,
             "counts": {name: {"recorded": a, "found": b} for name, (a, b) in self.counts.items()},
             "added": list(self.added),
@@ -56,6 +59,8 @@ class Verdict:
         if not self.drifted:
             return "the live maps are exactly the applied policy"
         lines = ["TAMPERED: the live maps are not what was committed"] if self.tampered else []
+        if self.interrupted:
+            lines.append("INTERRUPTED: an edit by hand died half-way; apply the policy again")
         lines += [f"  {name}: {a} entries recorded, {b} found" for name, (a, b) in
                   self.counts.items()]  # fmt: skip
         lines += [f"  altered: {text}" for text in self.altered]
@@ -76,7 +81,8 @@ def verify_live(live: Live, store: Store) -> Verdict:
         for spec in POLICY_MAPS
         if (found := len(live.entries(spec.name))) != info.count(spec.name)
     }
-    return Verdict(tampered or bool(counts), counts, added, removed, altered, note)
+    wrong = (tampered or bool(counts)) and not info.editing
+    return Verdict(wrong, counts, added, removed, altered, note, info.editing)
 
 
 def _removed(live: Live, store: Store) -> tuple[tuple[str, ...], str]:

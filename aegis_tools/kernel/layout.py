@@ -159,6 +159,10 @@ def uid_of(rule_id: str) -> int:
     return int.from_bytes(uid_key(rule_id), "little")
 
 
+EDITING = 15
+"""The element of slot_info.entries that is 1 while an edit by hand is under way."""
+
+
 class SlotInfo(NamedTuple):
     """What a slot holds, struct slot_info.
 
@@ -189,6 +193,11 @@ class SlotInfo(NamedTuple):
         """Read the struct's bytes."""
         kinds, walk, applied_ns, serial, bundle, content, *entries = SLOT_INFO.unpack(data)
         return cls(kinds, walk, applied_ns, serial, bundle, content, tuple(entries))
+
+    @property
+    def editing(self) -> bool:
+        """Whether an edit by hand is under way, or died half-way (control.edit)."""
+        return bool(self.entries[EDITING])
 
     def count(self, name: str) -> int:
         """Return the number of entries of one policy map."""

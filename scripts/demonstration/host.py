@@ -77,7 +77,7 @@ def audit(show: Show, log: Path) -> None:
 
 def enforce(show: Show) -> None:
     show.title("Plan, then the same policy in enforce: the same access is refused")
-    show.run("aegisbpf policy plan example.bundle")
+    show.run("aegisbpf policy plan example.bundle --mode enforce")
     show.run("aegisbpf policy apply example.bundle --mode enforce", says="policy applied")
     show.run(f"cat {TOKEN}", status=1, says=REFUSED)
     show.run(f"cat {SECRET}", status=1, says=REFUSED)

@@ -19,6 +19,7 @@ import pytest
 
 from aegis_tools.cli.main import run
 from aegis_tools.control.live import Live, committed_digest, live_digest
+from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
 
@@ -379,3 +380,35 @@ def test_export_writes_what_is_live(host: Host, files: Any, tmp_path: Path) -> N
     assert host("policy", "diff", tmp_path / "live.conf")["changed"] is True  # another digest
     text = (tmp_path / "live.conf").read_text()
     assert sorted(text.split()) == sorted(files["policy"].read_text().split())
+
+
+def test_an_edit_that_died_is_told_from_tampering_and_an_apply_heals_it(
+    host: Host, files: Any
+) -> None:
+    host("policy", "apply", files["policy"])
+    with Live(Pins(host.paths.pins)) as live:
+        info = live.info()
+        live.set_info(live.slot, info._replace(entries=(*info.entries[:15], 1)))
+    found = host("policy", "verify-live", code=9)
+    assert (found["tampered"], found["interrupted"]) == (False, True)
+    files["policy"].write_text(files["policy"].read_text() + "203.0.113.8\n")
+    host("policy", "apply", files["policy"])
+    assert host("policy", "verify-live")["drifted"] is False
+
+
+def test_a_plan_shows_the_mode_that_would_change(host: Host, files: Any) -> None:
+    with Live(Pins(host.paths.pins)) as live:
+        live.set_config(Config.MODE, 1)
+    plan = host("policy", "plan", files["policy"], "--mode", "audit")
+    assert plan["mode"] == "enforce → audit"
+    host("policy", "apply", files["policy"], "--mode", "audit")
+    assert host("policy", "plan", files["policy"], "--mode", "audit")["changed"] is False
+
+
+def test_enforce_is_refused_before_anything_changes_where_nothing_can_be_refused(
+    host: Host, files: Any
+) -> None:
+    before = host.digest()
+    error = host("policy", "apply", files["policy"], "--mode", "enforce", code=6)
+    assert "audit fallback" in error["message"]
+    assert host.digest() == before

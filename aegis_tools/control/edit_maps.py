@@ -1,0 +1,85 @@
+"""Maps before and after an edit: what differs, what is missing, what they come to. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from aegis_tools.control.live import Entries, content_digest, strip
+from aegis_tools.control.merge import ENTRY_MAPS, NETWORK_MAPS, merge, usage
+from aegis_tools.control.resolve import Rules
+from aegis_tools.kernel.layout import FILE_ENTRY, POLICY_MAPS, ManualRule
+from aegis_tools.policy.model import Kind, Rule
+
+_HOMES = {
+    Kind.PATH: ("deny_inode_map", "deny_path_map"),
+    Kind.INODE: ("deny_inode_map",),
+    Kind.DIRECTORY: ("deny_dir_map",),
+}
+
+Write = tuple[str, bytes, bytes]  # map, key, value
+
+
+def difference(
+    old: Mapping[str, Entries], new: Mapping[str, Entries]
+) -> tuple[list[Write], list[Write]]:
+    """Return what to write and what to delete, in the order of POLICY_MAPS: rules come first."""
+    writes, deletions = [], []
+    for spec in POLICY_MAPS:
+        was, now = old[spec.name], new[spec.name]
+        writes += [(spec.name, key, now[key]) for key in now if was.get(key) != now[key]]
+        deletions += [(spec.name, key, was[key]) for key in was if key not in now]
+    return writes, deletions
+
+
+def digest_at(applied_ns: int, maps: Mapping[str, Entries]) -> bytes:
+    """Return the digest of maps without what was added by hand since; see live.live_digest."""
+    added = {
+        int.from_bytes(uid, "little")
+        for uid, value in maps["manual_rules"].items()
+        if ManualRule.unpack(value).added_ns > applied_ns
+    }
+    return content_digest(strip(maps, added))
+
+
+def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> Iterator[Rule]:
+    """Yield the rules that stand in the maps for less than they deny."""
+    standing = usage(rules.maps)
+    groups: dict[tuple[Kind, int], set[int]] = {}
+    for uid, rule in named.items():
+        groups.setdefault((rule.kind, int(rule.operations)), set()).add(uid)
+    for (kind, operations), uids in groups.items():
+        homes = _HOMES.get(kind, ())
+        if fallback and kind is Kind.PATH:
+            homes = (*homes, "audit_path_map")
+        there = [standing.complete(name, operations) for name in homes]
+        if not homes:
+            in_each = (standing.complete(name, operations) for name in NETWORK_MAPS)
+            there = [set[int]().union(*in_each)]
+        for uid in uids.difference(there[0].intersection(*there[1:])):
+            yield named[uid]
+
+
+def join(rules: Rules, wanted: Rules) -> None:
+    """Merge resolved rules into maps."""
+    rules.maps["rules"].update(wanted.maps["rules"])
+    attributes = rules.maps["rules"]
+
+    def mode_of(uid: int) -> int | None:
+        found = attributes.get(uid.to_bytes(8, "little"))
+        return found[0] if found else None
+
+    for name in ENTRY_MAPS:
+        entries = rules.maps[name]
+        for key, entry in wanted.maps[name].items():
+            entries[key] = merge(entries.get(key), entry, mode_of).entry
+
+
+def uids_in_entry(entry: bytes) -> set[bytes]:
+    """Return the uids that an entry holds, as bytes; eight zeros where there is none."""
+    size = 32 if len(entry) == FILE_ENTRY.size else 16
+    return {entry[i : i + 8] for i in range(0, size, 8)}
+
+
+def deepest(entries: Entries) -> int:
+    """Return the levels that the deepest directory rule covers."""
+    return max((FILE_ENTRY.unpack(entry)[5] for entry in entries.values()), default=0)
