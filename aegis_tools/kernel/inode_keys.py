@@ -8,17 +8,20 @@ on them, has no side effect even on devices and pipes, and passes no LSM hook, a
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from aegis_tools.errors import KernelError
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.layout import INODE_ID, INODE_KEY
 from aegis_tools.kernel.pins import Pins
 
 _READ = 1 << 20
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class InodeId(NamedTuple):
@@ -119,7 +122,11 @@ class Identifier:
             opened = _open_all(part, follow=follow)
             try:
                 ids = read_open_files(self._program)
-                found.update((name, ids.get(fd)) for name, fd in opened.items())
+                found.update((name, ids[fd] if fd >= 0 else None) for name, fd in opened.items())
+            except KeyError:
+                raise KernelError(
+                    "the kernel did not say what it calls a file", hint="run the command again"
+                ) from None
             finally:
                 _close_all([fd for fd in opened.values() if fd >= 0])
         return found
@@ -133,7 +140,15 @@ def _open_all(wanted: list[tuple[str, int | None]], *, follow: bool) -> dict[str
         for name, base in wanted:
             try:
                 opened[name] = open_(name, flags, dir_fd=base)
-            except (OSError, ValueError):
+            except OSError as error:
+                if error.errno in _EXHAUSTED:  # not the file's fault: it must not seem missing
+                    raise KernelError(
+                        "no more files can be opened",
+                        hint="raise the limit: ulimit -n 65536; then run the command again",
+                        detail=str(error),
+                    ) from None
+                opened[name] = nothing
+            except ValueError:
                 opened[name] = nothing
     except BaseException:
         _close_all([fd for fd in opened.values() if fd >= 0])
