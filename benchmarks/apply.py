@@ -17,7 +17,6 @@ busy machine it says more than the time that passed.
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -30,7 +29,17 @@ from typing import NamedTuple
 from aegis_tools.control.live import Live
 from aegis_tools.kernel.layout import SPECS
 from aegis_tools.kernel.pins import FALLBACK_PROGRAM
-from benchmarks.measure import Row, arguments, in_turns, interval, ratios, report, slope, spread
+from benchmarks.measure import (
+    Row,
+    arguments,
+    children_cpu,
+    in_turns,
+    interval,
+    ratios,
+    report,
+    slope,
+    spread,
+)
 from benchmarks.sandbox import Sandbox, sandbox
 
 SAMPLE = 300
@@ -76,7 +85,7 @@ def timed_apply(box: Sandbox, live: Live, lines: list[str], section: str) -> Tim
     apply(box, box.bundle((), section))
     bundle = box.bundle(lines, section)
     watch = Watch(live)
-    cpu, start = _children_cpu(), time.perf_counter()
+    cpu, start = children_cpu(), time.perf_counter()
     try:
         apply(box, bundle)
         end = time.perf_counter()
@@ -84,12 +93,7 @@ def timed_apply(box: Sandbox, live: Live, lines: list[str], section: str) -> Tim
         watch.stop()
     if not watch.flipped:
         raise SystemExit("the policy was applied, but the slot never flipped")
-    return Timing(watch.flipped - start, end - start, _children_cpu() - cpu)
-
-
-def _children_cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return Timing(watch.flipped - start, end - start, children_cpu() - cpu)
 
 
 def apply(box: Sandbox, bundle: Path) -> None:
@@ -130,10 +134,10 @@ class Bpftool:
         """Time ``bpftool batch file``."""
         command = ["bpftool", "batch", "file", str(self._file)]
         with self.fresh():
-            cpu, start = _children_cpu(), time.perf_counter()
+            cpu, start = children_cpu(), time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             took = time.perf_counter() - start
-            return Timing(took, took, _children_cpu() - cpu)
+            return Timing(took, took, children_cpu() - cpu)
 
     def one_by_one(self, count: int) -> float:
         """Return the seconds of a call, from a sample."""

@@ -30,7 +30,8 @@ from benchmarks.apply import inode_lines
 from benchmarks.measure import Row, arguments, interval, ratios, report, spread
 from benchmarks.sandbox import Sandbox, sandbox
 
-_SAMPLES = {"open+close": (60, 40), "connect": (60, 10), "exec": (5, 1)}
+_SAMPLES = {"open+close": (60, 40), "connect": (60, 10), "exec": (10, 1)}
+_SETTLE = 0.3  # seconds in which the kernel ends what attaching and detaching left to do
 _COLUMNS = ("rules", "operation", "none µs", "audit / none", "enforce / none")
 Operation = Callable[[], None]
 
@@ -112,6 +113,7 @@ def one_round(
         else:
             loader.attach(box.pins)
             live.set_config(Config.MODE, int(state == "enforce"))
+        time.sleep(_SETTLE)
         found[state] = {name: best(call, *_SAMPLES[name]) for name, call in wanted.items()}
     live.set_config(Config.MODE, 0)
     return found

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import resource
 import statistics
 import sys
 import time
@@ -104,6 +105,12 @@ def in_turns(
             if number >= 0:
                 found[name].append(result)
     return found
+
+
+def children_cpu() -> float:
+    """Return the processor seconds, user and system, of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def environment() -> Row:

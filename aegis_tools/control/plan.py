@@ -96,10 +96,11 @@ class Plan:
 
     def as_text(self, limit: int = 50) -> str:
         """Return the plan for a person; at most ``limit`` changes are listed one by one."""
-        lines = [f"{c.sign} {c.rule}{f'  ({c.what})' if c.what else ''}" for c in self.changes]
-        more = len(lines) - limit
+        listed = self.changes[:limit]
+        lines = [f"{c.sign} {c.rule}{f'  ({c.what})' if c.what else ''}" for c in listed]
+        more = len(self.changes) - limit
         if more > 0:
-            lines[limit:] = [f"… and {more} more changes"]
+            lines.append(f"… and {more} more changes")
         lines += [f"= {rule}  (made by hand, kept)" for rule in self.kept]
         lines += [_problem_line(problem) for problem in self.problems[:limit]]
         if len(self.problems) > limit:
