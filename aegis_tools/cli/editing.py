@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from aegis_tools.cli.output import App
+from aegis_tools.cli.reading import read_live
 from aegis_tools.control.edit import Editor
 from aegis_tools.control.files import ensure_folder
 from aegis_tools.control.history import Entry, History
@@ -23,7 +24,6 @@ from aegis_tools.policy.model import Kind, Mode
 from aegis_tools.policy.targets import canonical
 
 _T = TypeVar("_T")
-_TRIES = 20
 
 
 @contextlib.contextmanager
@@ -42,14 +42,8 @@ def editing(app: App, command: str) -> Iterator[Editor]:
 
 
 def reading(app: App, read: Callable[[Live, Names], _T]) -> _T:
-    """Return what ``read`` finds, without the lock; again where a commit came between."""
-    with Live(Pins(app.paths.pins)) as live:
-        for _ in range(_TRIES):
-            before = live.slot, live.info().applied_ns
-            found = read(live, Names(live, app.paths))
-            if (live.slot, live.info().applied_ns) == before:
-                break
-        return found
+    """Return what ``read`` finds of one policy, without the lock."""
+    return read_live(app, lambda live: read(live, Names(live, app.paths)))
 
 
 def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:

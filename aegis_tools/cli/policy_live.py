@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aegis_tools.cli.output import App, table
+from aegis_tools.cli.reading import read_live
 from aegis_tools.control import files, manual
 from aegis_tools.control.apply import (
     Prepared,
@@ -61,15 +62,18 @@ def diff(app: App, arguments: argparse.Namespace) -> int:
 
 def _prepared(app: App, arguments: argparse.Namespace) -> Prepared:
     source = _source(app, arguments)
-    with Live(Pins(app.paths.pins)) as live:
-        return prepare(
-            live,
-            source,
-            Store(app.paths),
-            now=time.time(),
-            drop_manual=arguments.reset,
-            mode=_mode(arguments),
-        )
+    return read_live(app, lambda live: _prepare(app, live, source, arguments))
+
+
+def _prepare(app: App, live: Live, source: Source, arguments: argparse.Namespace) -> Prepared:
+    return prepare(
+        live,
+        source,
+        Store(app.paths),
+        now=time.time(),
+        drop_manual=arguments.reset,
+        mode=_mode(arguments),
+    )
 
 
 def _mode(arguments: argparse.Namespace) -> Mode | None:
@@ -106,14 +110,7 @@ def rollback(app: App, arguments: argparse.Namespace) -> int:
 
 def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: str) -> int:
     with locked(app.paths.lock, command=action), Live(Pins(app.paths.pins)) as live:
-        prepared = prepare(
-            live,
-            source,
-            Store(app.paths),
-            now=time.time(),
-            drop_manual=arguments.reset,
-            mode=_mode(arguments),
-        )
+        prepared = _prepare(app, live, source, arguments)
         if arguments.strict:
             check_strict(prepared)
         if arguments.mode == "enforce":
@@ -166,10 +163,10 @@ def show(app: App, arguments: argparse.Namespace) -> int:
     """Print the live policy and where it comes from."""
     del arguments
     store = Store(app.paths)
-    with Live(Pins(app.paths.pins)) as live:
-        info, records = live.info(), live.manual_rules()
-        state = describe_state(live)
-        policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
+    info, records, state = read_live(
+        app, lambda live: (live.info(), live.manual_rules(), describe_state(live))
+    )
+    policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
     record = next((r for r in store.records() if r and r.digest == info.bundle.hex()), None)
     facts = {
         "digest": info.bundle.hex() if any(info.bundle) else "",
@@ -207,9 +204,9 @@ def export(app: App, arguments: argparse.Namespace) -> int:
 def live_policy(app: App) -> Policy:
     """Return the stored policy's rules that are live, and those made by hand."""
     store = Store(app.paths)
-    with Live(Pins(app.paths.pins)) as live:
-        info, records = live.info(), live.manual_rules()
-        found = live.entries("rules")
+    info, records, found = read_live(
+        app, lambda live: (live.info(), live.manual_rules(), live.entries("rules"))
+    )
     policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
     kept = [r for r in policy.rules if uid_key(r.id) in found]
     by_hand = [rule for rule in map(manual.to_rule, records.values()) if rule is not None]
@@ -219,8 +216,7 @@ def live_policy(app: App) -> Policy:
 
 def verify_live(app: App, arguments: argparse.Namespace) -> int:
     """Compare the live maps with what was applied."""
-    with Live(Pins(app.paths.pins)) as live:
-        verdict = compare(live, Store(app.paths))
+    verdict = read_live(app, lambda live: compare(live, Store(app.paths)))
     app.show(verdict.to_dict(), verdict.as_text)
     bad = verdict.drifted if arguments.strict else verdict.tampered or verdict.interrupted
     return DriftError.exit_code if bad else 0
