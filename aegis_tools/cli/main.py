@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from aegis_tools import __version__
 from aegis_tools.cli.output import App
-from aegis_tools.errors import AegisError, KernelError, UsageError
+from aegis_tools.errors import AegisError, KernelError, StateError, UsageError
 from aegis_tools.paths import Paths
 
 COMMANDS = {
@@ -172,11 +172,14 @@ def main() -> NoReturn:
     """Run the program: the entry point of ``aegisbpf`` and ``aegis-tools``."""
     try:
         code = run(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        # Whoever read us has left, as `head` does; Python must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read us has left, as `head` does
         code = 128 + signal.SIGPIPE
-    sys.exit(code)
+    except OSError as error:
+        code = App().fail(StateError("the output could not be written", hint=str(error)))
+    # Everything is written and every lock is let go: a tenth of a second that the interpreter
+    # would spend on taking a large policy apart is nobody's.
+    os._exit(code)

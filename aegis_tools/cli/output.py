@@ -31,9 +31,10 @@ class App:
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
     def show(self, data: Any, text: str | Callable[[], str]) -> None:
-        """Print ``data`` as JSON, or else ``text`` (made only when wanted)."""
+        """Print ``data`` as JSON, or else ``text``; functions are called only when wanted."""
         if self.json:
-            print(json.dumps(data, sort_keys=False, ensure_ascii=True), file=self.out)
+            found = data() if callable(data) else data
+            print(json.dumps(found, sort_keys=False, ensure_ascii=True), file=self.out)
             return
         body = text if isinstance(text, str) else text()
         if body:

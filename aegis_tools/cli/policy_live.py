@@ -48,14 +48,14 @@ def _source(app: App, arguments: argparse.Namespace) -> Source:
 def plan(app: App, arguments: argparse.Namespace) -> int:
     """Show what an apply would do."""
     prepared = _prepared(app, arguments)
-    app.show(prepared.plan.to_dict(), prepared.plan.as_text)
+    app.show(prepared.plan.to_dict, prepared.plan.as_text)
     return 0
 
 
 def diff(app: App, arguments: argparse.Namespace) -> int:
     """Show what an apply would do, and exit 9 unless that is nothing."""
     prepared = _prepared(app, arguments)
-    app.show(prepared.plan.to_dict(), prepared.plan.as_text)
+    app.show(prepared.plan.to_dict, prepared.plan.as_text)
     differs = prepared.plan.changes or prepared.plan.refreshed
     return DriftError.exit_code if differs else 0
 
@@ -123,18 +123,17 @@ def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: s
                 set_mode(live, Mode.ENFORCE)
         state = describe_state(live)
     record = source.record
-    data = {
+    facts = {
         "applied": not arguments.dry_run,
         "digest": record.digest,
         "serial": record.serial,
         "signers": list(record.signers),
         **state,
-        "plan": prepared.plan.to_dict(),
     }
     verb = "dry run, nothing changed" if arguments.dry_run else f"policy applied: {record.name}"
     signed = f"serial {record.serial}" if record.signed else "unsigned"
     app.show(
-        data,
+        lambda: {**facts, "plan": prepared.plan.to_dict()},
         lambda: (
             f"{prepared.plan.as_text()}\n{verb} ({signed}, digest {record.digest[:16]}); "
             f"{state['summary']}"
