@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from aegis_tools.control.resolve import SIGNALS
 from aegis_tools.errors import PolicyError
 from aegis_tools.kernel.layout import MANUAL_TEXT, ManualRule
-from aegis_tools.policy.model import Kind, Mode, Op, Rule, Signal
+from aegis_tools.policy.model import MAX_DEPTH, Kind, Mode, Op, Rule, Signal
+from aegis_tools.policy.targets import allowed_operations, canonical
 
 PREFIX = "manual:"
 CGROUP = "cgroup:"
@@ -50,17 +51,22 @@ def id_of(record: ManualRule) -> str:
 
 def to_rule(record: ManualRule) -> Rule | None:
     """Return the rule a record means; None for an allowed cgroup or damaged text."""
-    kind, _, target = record.text.partition(":")
-    if kind not in {known.value for known in Kind} or not target:
+    name, _, target = record.text.partition(":")
+    try:
+        kind = Kind(name)
+        operations = Op(record.operations) & allowed_operations(kind)
+        if not operations or canonical(kind, target) != target:
+            return None
+    except ValueError:
         return None
     return Rule(
         id_of(record),
-        Kind(kind),
+        kind,
         target,
-        Op(record.operations & 63),
+        operations,
         Mode.ENFORCE if record.enforce else Mode.AUDIT,
         SIGNAL_NAMES.get(record.signal, Signal.NONE),
-        record.depth,
+        min(record.depth, MAX_DEPTH),
     )
 
 
