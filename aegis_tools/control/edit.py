@@ -116,12 +116,15 @@ class Editor:
         """Add rules made by hand.
 
         Raises:
-            PolicyError: A rule could match nothing, or a map is too small; those before it
-                are added.
-            KernelError: The kernel refused; the rule concerned is not added.
+            PolicyError: A rule could match nothing; none is added.
+            KernelError: A map is full, or the kernel refused; those before it are added.
         """
+        rules = tuple(rules)
         if not dry_run:
             self.heal()
+        if len(rules) > 1:
+            for rule in rules:
+                self._plan(rule)
         result: list[Added] = []
         later: list[_Planned] = []
         for rule in rules:

@@ -116,7 +116,7 @@ def _spec(name: str, key: struct.Struct, value: struct.Struct, kind: int, capaci
 
 
 POLICY_MAPS = (
-    _spec("rules", UID, RULE_ATTR, 0, 262144),
+    _spec("rules", UID, RULE_ATTR, 0, 131072),
     _spec("manual_rules", UID, MANUAL_RULE, 0, 4096),
     _spec("allow_cgroup_map", UID, UID, 0, 256),
     _spec("deny_inode_map", INODE_KEY, FILE_ENTRY, 1, 65536),

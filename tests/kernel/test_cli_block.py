@@ -145,3 +145,11 @@ def test_nothing_loaded_is_said(paths: Paths, capsys: pytest.CaptureFixture[str]
     for argv in (("block", "list"), ("block", "add", "/x"), ("map", "list"), ("allow", "list")):
         assert "aegisbpf load" in host(*argv, code=6)["hint"]
     assert host("pin", "list")["pins"] == []
+
+
+def test_of_several_paths_none_is_denied_where_one_cannot_be(host: Host, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("secret")
+    before = host.paths_listed()
+    host("block", "add", file, "/no such folder/file", code=3)
+    assert host.paths_listed() == before
