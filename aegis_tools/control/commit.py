@@ -129,8 +129,9 @@ def clear_slot(live: Live, slot: int) -> None:
     """Empty a slot that is not active."""
     index = slot.to_bytes(4, "little")
     live.set_info(slot, SlotInfo())
-    outers = [live.map(name) for name in SPECS]
-    together([partial(outer.delete, index) for outer in outers if outer.get(index) is not None])
+    for outer in map(live.map, SPECS):
+        if outer.get(index) is not None:
+            outer.delete(index)
 
 
 def _wait_for_readers(live: Live) -> None:

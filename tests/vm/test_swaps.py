@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from battery import Host, Kind, Mode, can_read, file_rule, net_rule, touch
 
 from aegis_tools.control.commit import commit
@@ -90,6 +91,7 @@ class Targets:
         new.rename(self.denied)
 
 
+@pytest.mark.timeout(1500)
 def test_no_swap_lets_anything_through_or_stops_anything_else(
     host: Host, tmp_path: Path, kernel_name: str
 ) -> None:
