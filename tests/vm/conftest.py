@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(
         elsewhere = [item for item in items if item.get_closest_marker("once")]
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=elsewhere)
+    # They load and remove as the documents say, so nobody else's load may come after.
+    items.sort(key=lambda item: item.get_closest_marker("once") is not None)
     yield
     if "AEGIS_VM_KERNEL" not in os.environ and any(item.get_closest_marker("vm") for item in items):
         raise pytest.UsageError("tests/vm run inside a machine: scripts/vm test --kernel 6.1")
