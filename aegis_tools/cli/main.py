@@ -168,8 +168,18 @@ def unknown(word: str) -> UsageError:
     return UsageError(f"there is no command {word!r}", hint=hint)
 
 
+def keep_standard_streams() -> None:
+    """Let nothing that is opened later become what we print to, where a stream was closed."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def main() -> NoReturn:
     """Run the program: the entry point of ``aegisbpf`` and ``aegis-tools``."""
+    keep_standard_streams()
     try:
         code = run(sys.argv[1:])
         if sys.stdout is not None:  # closed by whoever started us

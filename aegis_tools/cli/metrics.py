@@ -40,9 +40,10 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     """Print or write the metrics."""
     text = metrics.exposition(collect(app))
     if arguments.out is not None:
-        from aegis_tools.control.files import write_atomic
+        from aegis_tools.control.outputs import write_output
 
-        write_atomic(arguments.out, text.encode(), what="metrics file", mode=0o644)
+        write_output(arguments.out, text.encode(), what="metrics file")
+        app.show({"output": str(arguments.out)}, "")
         return 0
     shown = text if arguments.full else metrics.samples_only(text)
     app.show({"exposition": text}, shown.rstrip("\n"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
-from aegis_tools.errors import AegisError
+from aegis_tools.errors import AegisError, StateError
 from aegis_tools.paths import Paths
 
 
@@ -27,18 +29,30 @@ class App:
     paths: Paths = field(default_factory=Paths)
     json: bool = False
     verbose: bool = False
-    out: TextIO = field(default_factory=lambda: sys.stdout)
-    err: TextIO = field(default_factory=lambda: sys.stderr)
+    out: TextIO = field(default_factory=lambda: _open(sys.stdout))
+    err: TextIO = field(default_factory=lambda: _open(sys.stderr))
 
     def show(self, data: Any, text: str | Callable[[], str]) -> None:
         """Print ``data`` as JSON, or else ``text``; functions are called only when wanted."""
         if self.json:
             found = data() if callable(data) else data
-            print(json.dumps(found, sort_keys=False, ensure_ascii=True), file=self.out)
-            return
-        body = text if isinstance(text, str) else text()
+            body = json.dumps(found, ensure_ascii=True)
+        else:
+            body = text if isinstance(text, str) else text()
         if body:
-            print(body, file=self.out)
+            self._print(body)
+
+    def _print(self, body: str) -> None:
+        try:
+            print(body, file=self.out, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StateError(
+                "what was asked for is done, but its output could not be written",
+                hint="is the disk full? see: df",
+                detail=str(error),
+            ) from error
 
     def note(self, message: str) -> None:
         """Tell a person something on stderr that is no result."""
@@ -55,6 +69,11 @@ class App:
         if self.verbose and error.detail:
             print(f"  detail: {error.detail.strip()}", file=self.err)
         return error.exit_code
+
+
+def _open(stream: TextIO | None) -> TextIO:
+    """Return the stream, or a place for what nobody reads where it was closed."""
+    return stream if stream is not None else Path(os.devnull).open("w", encoding="utf-8")
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:

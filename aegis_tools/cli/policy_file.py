@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aegis_tools.cli.output import App
 from aegis_tools.control import files
+from aegis_tools.control.outputs import write_output
 from aegis_tools.control.source import is_bundle
 from aegis_tools.errors import PolicyError
 from aegis_tools.policy.convert import convert as convert_policy
@@ -93,7 +94,7 @@ def convert(app: App, arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         app.out.write(text)
         return 0
-    files.write_atomic(arguments.output, text.encode(), what="policy file", mode=0o644)
+    write_output(arguments.output, text.encode(), what="policy file", inputs=[arguments.file])
     app.show(
         {"output": str(arguments.output), "rules": len(policy.rules)},
         f"{arguments.output}: {len(policy.rules)} rules",

@@ -10,7 +10,7 @@ from typing import Any
 
 from aegis_tools.cli.output import App, table
 from aegis_tools.cli.reading import read_live
-from aegis_tools.control import files, manual
+from aegis_tools.control import manual
 from aegis_tools.control.apply import (
     Prepared,
     carry_out,
@@ -24,7 +24,8 @@ from aegis_tools.control.history import History
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
-from aegis_tools.control.mode import check_can_enforce, set_mode
+from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
+from aegis_tools.control.outputs import write_output
 from aegis_tools.control.source import Source, read_source
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare
@@ -116,11 +117,7 @@ def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: s
         if arguments.mode == "enforce":
             check_can_enforce(live)
         if not arguments.dry_run:
-            if arguments.mode == "audit":
-                set_mode(live, Mode.AUDIT)
-            carry_out(app.paths, live, prepared, action=action)
-            if arguments.mode == "enforce":
-                set_mode(live, Mode.ENFORCE)
+            _carry_out(app, live, prepared, _mode(arguments), action=action)
         state = describe_state(live)
     record = source.record
     facts = {
@@ -140,6 +137,21 @@ def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: s
         ),
     )
     return 0
+
+
+def _carry_out(app: App, live: Live, prepared: Prepared, mode: Mode | None, *, action: str) -> None:
+    """Commit and set the mode. In between it is the milder of the two modes."""
+    was = read_mode(live)
+    if mode is Mode.AUDIT:
+        set_mode(live, mode)
+    try:
+        carry_out(app.paths, live, prepared, action=action)
+    except BaseException:
+        if live.info().bundle.hex() != prepared.source.record.digest:
+            live.set_config(Config.MODE, int(was is Mode.ENFORCE))
+        raise
+    if mode is Mode.ENFORCE:
+        set_mode(live, mode)
 
 
 def describe_state(live: Live) -> dict[str, Any]:
@@ -192,7 +204,7 @@ def export(app: App, arguments: argparse.Namespace) -> int:
     if str(arguments.file) == "-":
         app.out.write(text)
         return 0
-    files.write_atomic(Path(arguments.file), text.encode(), what="policy file", mode=0o644)
+    write_output(Path(arguments.file), text.encode(), what="policy file")
     app.show(
         {"output": str(arguments.file), "rules": len(policy.rules)},
         f"{arguments.file}: {len(policy.rules)} rules",

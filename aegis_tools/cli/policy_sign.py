@@ -12,9 +12,10 @@ from aegis_tools.cli.duration import parse_duration
 from aegis_tools.cli.output import App
 from aegis_tools.control import files
 from aegis_tools.control.keystore import KeyStore, load_private_key
+from aegis_tools.control.outputs import write_output
 from aegis_tools.control.source import is_bundle, read_source
 from aegis_tools.control.store import Store
-from aegis_tools.errors import PolicyError, TrustError
+from aegis_tools.errors import PolicyError, TrustError, UsageError
 from aegis_tools.policy.load import require_policy
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def sign(app: App, arguments: argparse.Namespace) -> int:
         group=arguments.group,
         keys=[load_private_key(path) for path in arguments.keys],
     )
-    return _write(app, arguments.output, envelope)
+    return _write(app, arguments, envelope)
 
 
 def cosign(app: App, arguments: argparse.Namespace) -> int:
@@ -49,17 +50,32 @@ def cosign(app: App, arguments: argparse.Namespace) -> int:
 
     envelope = dsse.Envelope.from_bytes(files.read_policy_file(arguments.file))
     keys = [load_private_key(path) for path in arguments.keys]
-    return _write(app, arguments.output, dsse.cosign(envelope, keys))
+    return _write(app, arguments, dsse.cosign(envelope, keys))
 
 
-def _write(app: App, output: Path, envelope: Envelope) -> int:
+def _write(app: App, arguments: argparse.Namespace, envelope: Envelope) -> int:
     from aegis_tools.policy.bundle import read_bundle
 
-    files.write_atomic(output, envelope.to_bytes(), what="bundle", mode=0o644)
+    output: Path = arguments.output
+    _check_replaces_bundle(output)
+    inputs = [arguments.file, *arguments.keys]
+    write_output(output, envelope.to_bytes(), what="bundle", inputs=inputs)
     claims = _claims(read_bundle(envelope))
     signers = [signature.keyid for signature in envelope.signatures]
     app.show({"output": str(output), **claims, "signatures": signers}, _text(claims, signers))
     return 0
+
+
+def _check_replaces_bundle(output: Path) -> None:
+    """A slip of the shell's history must not cost a key or a policy: only bundles are replaced."""
+    if not output.is_file():
+        return
+    with output.open("rb") as file:
+        if not is_bundle(file.read(1 << 20)):
+            raise UsageError(
+                f"{output} exists and is no bundle: it is not overwritten",
+                hint="choose another --output, or remove it first",
+            )
 
 
 def _expires(text: str, now: int) -> int | None:

@@ -128,6 +128,11 @@ def load_checks(pins: Pins) -> list[Check]:
     ]  # fmt: skip
     if not pins.is_loaded():
         return [*checks, Check("loaded", False, "nothing is loaded", "run: aegisbpf load")]
+    lacking = pins.missing()
+    if lacking:
+        text = f"{len(lacking)} pins were removed, such as {lacking[0]}; hooks may be attached"
+        fix = "run: aegisbpf reset && aegisbpf load, then apply the policy again"
+        return [*checks, Check("loaded", False, text, fix)]
     checks.append(Check("loaded", True, "programs and maps are pinned"))
     hooks = [name for name in pins.names("progs") if name.startswith("aegis_")]
     missing = sorted(set(hooks) - set(pins.names("links")))

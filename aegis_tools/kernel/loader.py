@@ -115,6 +115,7 @@ def load(
     if not is_bpffs(pins.base.parent):
         mount_if_missing("bpf", pins.base.parent)
     if pins.is_loaded():
+        pins.check_complete()
         check_layout(pins)
         check_sizes(pins, options)
         if require_lsm and pins.is_fallback():

@@ -13,8 +13,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from aegis_tools.errors import NotLoadedError
+from aegis_tools.errors import KernelError, NotLoadedError
 from aegis_tools.kernel import syscall
+from aegis_tools.kernel.layout import GLOBAL_MAPS, SPECS
 from aegis_tools.kernel.maps import Map
 
 PARTS = ("links", "progs", "maps")
@@ -69,27 +70,58 @@ class Pins:
         """Return whether the audit fallback is loaded instead of the LSM hooks."""
         return FALLBACK_PROGRAM in self.names("progs")
 
+    def missing(self) -> list[str]:
+        """Return the pins that a complete load has and this one lacks, as ``maps/NAME``.
+
+        Links are no part of it: a detached load is a complete one.
+        """
+        there = {part: set(self.names(part)) for part in ("maps", "progs")}
+        lacking = [f"maps/{name}" for name in (*SPECS, *GLOBAL_MAPS) if name not in there["maps"]]
+        if "inode_keys" not in there["progs"]:
+            lacking.append("progs/inode_keys")
+        if not there["progs"] & {LSM_PROGRAM, FALLBACK_PROGRAM}:
+            lacking.append(f"progs/{LSM_PROGRAM}")
+        return lacking
+
     def open_map(self, name: str) -> Map:
         """Open a pinned map.
 
         Raises:
-            NotLoadedError: It is not there.
+            NotLoadedError: Nothing is loaded.
+            KernelError: Something is, but this pin is gone.
         """
         try:
             return Map.pinned(self.path("maps", name))
         except FileNotFoundError:
-            raise NotLoadedError from None
+            raise self._gone(f"maps/{name}") from None
+
+    def _gone(self, pin: str) -> KernelError:
+        if not any(self.names(part) for part in PARTS):
+            return NotLoadedError()
+        return KernelError(
+            "some of our pins were removed; hooks may still be attached",
+            hint="run: aegisbpf reset && aegisbpf load   (then apply the policy again)",
+            detail=f"missing: {pin}",
+            data={"missing": self.missing()},
+        )
 
     def open_program(self, name: str) -> int:
         """Return a descriptor for a pinned program.
 
         Raises:
-            NotLoadedError: It is not there.
+            NotLoadedError: Nothing is loaded.
+            KernelError: Something is, but this pin is gone.
         """
         try:
             return syscall.obj_get(str(self.path("progs", name)))
         except FileNotFoundError:
-            raise NotLoadedError from None
+            raise self._gone(f"progs/{name}") from None
+
+    def check_complete(self) -> None:
+        """Raise KernelError where pins of this load are gone."""
+        lacking = self.missing()
+        if lacking:
+            raise self._gone(lacking[0])
 
     def remove(self, part: str, name: str = "") -> None:
         """Remove one pin, or a whole part; nothing is an error."""

@@ -28,6 +28,12 @@ class Host:
         """Run a command in this process and return its JSON document."""
         return dict(json.loads(self._run("--json", *argv, code=code)))
 
+    def any(self, *argv: str | Path) -> dict[str, Any]:
+        """Run a command and return its JSON document, whatever its exit code."""
+        self._capsys.readouterr()
+        run(["--json", "--root", str(self.paths.root), *map(str, argv)])
+        return dict(json.loads(self._capsys.readouterr().out))
+
     def text(self, *argv: str | Path, code: int = 0) -> list[str]:
         """Run a command in this process and return its lines."""
         return self._run(*argv, code=code).splitlines()

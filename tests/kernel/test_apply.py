@@ -412,3 +412,15 @@ def test_enforce_is_refused_before_anything_changes_where_nothing_can_be_refused
     error = host("policy", "apply", files["policy"], "--mode", "enforce", code=6)
     assert "audit fallback" in error["message"]
     assert host.digest() == before
+
+
+def test_a_failed_apply_in_audit_leaves_the_host_enforcing(host: Host, files: Any) -> None:
+    host("policy", "apply", files["policy"])
+    with Live(Pins(host.paths.pins)) as live:
+        live.set_config(Config.MODE, 1)
+    files["policy"].write_text(files["policy"].read_text() + "198.51.100.9\n")
+    with mounted(host.paths.bundles, "-o", "size=4k,mode=700"):
+        (host.paths.bundles / "filler").write_bytes(bytes(4096))
+        host("policy", "apply", files["policy"], "--mode", "audit", code=8)
+        with Live(Pins(host.paths.pins)) as live:
+            assert live.config(Config.MODE) == 1
