@@ -27,7 +27,13 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     listing = History(app.paths.history).read(arguments.limit)
     if listing.damaged:
         app.note(f"warning: {listing.damaged} lines of the history are damaged")
-    data = {"entries": [asdict(entry) for entry in listing.entries], "damaged": listing.damaged}
+    if listing.note:
+        app.note(f"warning: {listing.note}")
+    data = {
+        "entries": [asdict(entry) for entry in listing.entries],
+        "damaged": listing.damaged,
+        "note": listing.note,
+    }
     app.show(data, lambda: "\n".join(map(line, listing.entries)) or "nothing was changed yet")
     return 0
 

@@ -1,7 +1,8 @@
 """What was changed, when, by whom: ``history.jsonl``, one JSON object a line, oldest first.
 
 Lines are only ever appended, each synced before the command reports success. At 8 MiB the file
-becomes ``history.jsonl.1`` and so on; four files are kept.
+becomes ``history.jsonl.1`` and so on; four files are kept. A log that others could have changed is
+not written any further, and read only with a warning.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from aegis_tools.control.files import SYSTEM, Calls, printable, write_all
+from aegis_tools.control.files import OTHERS_WRITE, SYSTEM, Calls, printable, write_all
 from aegis_tools.errors import StateError
 from aegis_tools.policy import strictjson
 
@@ -24,6 +25,12 @@ KEPT_FILES = 4
 _MAX_LINE = 65536
 _MAX_TEXT = 512
 _BLOCK = 65536
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a reader found: entries, newest first, and how many lines were no entries."""
+    """What a reader found.
+
+    Attributes:
+        entries: Newest first.
+        damaged: How many lines were no entries.
+        note: Why the entries need not be true; empty where only we can write them.
+    """
 
     entries: tuple[Entry, ...]
     damaged: int
+    note: str = ""
 
 
 class History:
@@ -75,9 +89,10 @@ class History:
         """Add a line and wait until the disk has it. On failure the file is as it was.
 
         Raises:
-            StateError: The log cannot be written.
+            StateError: The log cannot be written, is no regular file, or others can change it.
         """
         line = _to_line(entry)
+        self.check()
         try:
             self._rotate(len(line))
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -93,6 +108,24 @@ class History:
                 detail=str(error),
             ) from error
 
+    def check(self) -> None:
+        """See that the log, if there is one, is ours alone: before a change that it must show.
+
+        Raises:
+            StateError: It is no regular file, or others can change it.
+        """
+        try:
+            found = self._path.lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateError(
+                "cannot look at the history log", hint="run the command as root", detail=str(error)
+            ) from error
+        _check_type(found, self._path)
+        if fault := _others(found):
+            raise StateError(fault[0], hint=fault[1], detail=str(self._path))
+
     def read(self, limit: int = 50) -> Listing:
         """Return the newest entries, at most ``limit``.
 
@@ -100,10 +133,11 @@ class History:
         an entry, is counted and passed over.
 
         Raises:
-            StateError: The log cannot be read.
+            StateError: The log cannot be read, or is no regular file.
         """
         entries: list[Entry] = []
         damaged = 0
+        note = self._note()
         try:
             for line in self._lines():
                 if len(entries) >= limit:
@@ -117,7 +151,7 @@ class History:
             raise StateError(
                 "cannot read the history log", hint="run the command as root", detail=str(error)
             ) from error
-        return Listing(tuple(entries), damaged)
+        return Listing(tuple(entries), damaged, note)
 
     def _append(self, fd: int, line: bytes) -> None:
         size = _regular(fd)
@@ -142,6 +176,15 @@ class History:
         for older, newer in zip(reversed(names), list(reversed(names))[1:], strict=False):
             with contextlib.suppress(FileNotFoundError):
                 self._calls.replace(newer, older)
+
+    def _note(self) -> str:
+        for name in self._names():
+            with contextlib.suppress(OSError):
+                found = name.lstat()
+                _check_type(found, name)
+                if fault := _others(found):
+                    return f"{fault[0]}: entries may be false; {fault[1]}"
+        return ""
 
     def _names(self) -> list[Path]:
         later = [self._path.with_name(f"{self._path.name}.{i}") for i in range(1, KEPT_FILES)]
@@ -177,6 +220,31 @@ def _backwards(fd: int, limit: int) -> Iterator[bytes]:
             rest = b""
     if rest and stop == 0:
         yield rest
+
+
+def _check_type(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file")
+        raise StateError(
+            f"the history log is {kind}",
+            hint="move it away; the next change begins a new log (see --verbose for its name)",
+            detail=str(path),
+        )
+
+
+def _others(found: os.stat_result) -> tuple[str, str] | None:
+    if found.st_uid not in (0, os.geteuid()):
+        return (
+            "the history log belongs to another user",
+            "check what it says, then make its owner right with: chown",
+        )
+    if found.st_mode & OTHERS_WRITE:
+        safe = stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE
+        return (
+            "others can change the history log",
+            f"check what it says, then make it safe with: chmod {safe:04o}",
+        )
+    return None
 
 
 def _regular(fd: int) -> int:

@@ -249,3 +249,57 @@ def test_any_content_is_listed_without_failing(
     history.append(entry(5))
     assert times(history, 1) == [5]
     history.read()
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("kind", ["symbolic link", "pipe", "folder"])
+def test_what_is_in_the_place_of_the_log_is_named(path: Path, kind: str) -> None:
+    if kind == "symbolic link":
+        path.symlink_to(path.parent / "nothing")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    history = History(path)
+    for action in (lambda: history.append(entry()), history.check, history.read):
+        with pytest.raises(StateError, match=f"is a {kind}") as caught:
+            action()
+        assert "move it away" in caught.value.hint
+    assert not (path.parent / "nothing").exists()
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_log_that_others_can_change_is_not_continued_and_read_with_a_note(
+    path: Path, mode: int
+) -> None:
+    history = History(path)
+    history.append(entry(1))
+    assert history.read().note == ""
+    path.chmod(mode)
+    with pytest.raises(StateError, match="others can change") as caught:
+        history.append(entry(2))
+    assert f"chmod {mode & ~0o022:04o}" in caught.value.hint
+    listing = history.read()
+    assert [e.time for e in listing.entries] == [1]
+    assert "others can change" in listing.note
+    path.chmod(0o600)
+    history.append(entry(2))
+    assert times(history) == [2, 1]
+
+
+def test_an_older_file_that_others_can_change_is_told_of(path: Path) -> None:
+    history = History(path, max_file=300)
+    for number in range(4):
+        history.append(entry(number))
+    path.with_name(f"{path.name}.1").chmod(0o666)
+    assert "others can change" in history.read().note
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_log_of_another_user_is_not_continued(path: Path) -> None:
+    history = History(path)
+    history.append(entry(1))
+    os.chown(path, 65534, 65534)
+    with pytest.raises(StateError, match="another user"):
+        history.append(entry(2))
+    assert "another user" in history.read().note
