@@ -26,6 +26,7 @@ class Verdict:
         altered: Map entries that are neither the policy's nor made by hand, when tampered.
         note: Why the policy's rules could not be compared; empty if they were.
         interrupted: An edit by hand died half-way; the next one, or an apply, heals it.
+        applied: Whether any policy is applied.
     """
 
     tampered: bool
@@ -35,6 +36,7 @@ class Verdict:
     altered: tuple[str, ...]
     note: str = ""
     interrupted: bool = False
+    applied: bool = True
 
     @property
     def drifted(self) -> bool:
@@ -44,6 +46,7 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as ``--json`` prints it."""
         return {
+            "applied": self.applied,
             "tampered": self.tampered,
             "interrupted": self.interrupted,
             "drifted": self.drifted,
@@ -57,6 +60,8 @@ class Verdict:
     def as_text(self) -> str:
         """Return the verdict for a person."""
         if not self.drifted:
+            if not self.applied:
+                return "no policy is applied; the maps are empty"
             return "the live maps are exactly the applied policy"
         lines = ["TAMPERED: the live maps are not what was committed"] if self.tampered else []
         if self.interrupted:
@@ -82,7 +87,8 @@ def verify_live(live: Live, store: Store) -> Verdict:
         if (found := len(live.entries(spec.name))) != info.count(spec.name)
     }
     wrong = (tampered or bool(counts)) and not info.editing
-    return Verdict(wrong, counts, added, removed, altered, note, info.editing)
+    applied = any(info.bundle)
+    return Verdict(wrong, counts, added, removed, altered, note, info.editing, applied)
 
 
 def _removed(live: Live, store: Store) -> tuple[tuple[str, ...], str]:
