@@ -31,11 +31,12 @@ def sign(app: App, arguments: argparse.Namespace) -> int:
     if is_bundle(data):
         raise PolicyError("this is a bundle already", hint="add a signature: policy cosign")
     require_policy(data, arguments.file.name)
-    now = int(time.time())
+    moment = time.time_ns()
+    now = moment // 10**9
     envelope = make_bundle(
         data.decode(),
         policy_name=arguments.file.name,
-        serial=now if arguments.serial is None else arguments.serial,
+        serial=moment // 10**6 if arguments.serial is None else arguments.serial,
         created=now,
         expires=_expires(arguments.expires, now),
         group=arguments.group,

@@ -4,7 +4,8 @@ Every claim about a policy is inside the signed payload, one JSON object with ex
 
 ===========  =====================================================================================
 format       1
-serial       1 to 2**64 - 1; a host takes no lower one than the highest it has accepted
+serial       1 to 2**64 - 1; a host takes no lower one than the highest it has accepted; what
+             ``aegisbpf policy sign`` makes by itself are Unix milliseconds
 created      Unix seconds
 not_before   Unix seconds; not valid earlier
 expires      Unix seconds, later than ``not_before``; or the word ``"never"``, which must be meant
