@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.health import Report, read_report
@@ -33,6 +34,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     report = read_report(
         app.paths,
         read_features(),
+        now=int(time.time()),
         config=arguments.check_config,
         fallback_ok=arguments.allow_fallback,
     )

@@ -79,7 +79,7 @@ def _sign_commands(add: Callable[..., Any]) -> None:
         "--serial",
         type=int,
         metavar="N",
-        help="higher than every bundle before for the group (default: the Unix time)",
+        help="higher than every bundle before for the group (default: Unix milliseconds)",
     )
     command.add_argument(
         "--expires",
@@ -136,6 +136,9 @@ def _live_commands(add: Callable[..., Any]) -> None:
         file=False,
     )
     command.add_argument("--dry-run", action="store_true", help="show the plan only")
+    command.add_argument(
+        "--allow-unsigned", action="store_true", help="although this host trusts keys"
+    )
     add("show", "policy_live", "print the live policy and where it comes from", example="show",
         file=False)  # fmt: skip
     command = add(

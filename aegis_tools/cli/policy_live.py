@@ -29,7 +29,7 @@ from aegis_tools.control.outputs import write_output
 from aegis_tools.control.source import Source, read_source
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare
-from aegis_tools.errors import AegisError, DriftError
+from aegis_tools.errors import AegisError, DriftError, TrustError
 from aegis_tools.kernel.layout import Config, uid_key
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.convert import convert
@@ -86,18 +86,20 @@ def apply(app: App, arguments: argparse.Namespace) -> int:
     try:
         source = _source(app, arguments)
     except AegisError as error:
-        _remember_refusal(app, arguments, error)
+        _remember_refusal(app, arguments, error, "policy apply")
         raise
     return _apply(app, source, arguments, action="policy apply")
 
 
-def _remember_refusal(app: App, arguments: argparse.Namespace, error: AegisError) -> None:
+def _remember_refusal(
+    app: App, arguments: argparse.Namespace, error: AegisError, action: str
+) -> None:
     """A refused policy is worth a line; being unable to write it is not worth another error."""
     if arguments.dry_run:
         return
     try:
-        with locked(app.paths.lock, command="policy apply", timeout=1):
-            remember(app.paths, "policy apply", result=error.code, note=error.message)
+        with locked(app.paths.lock, command=action, timeout=1):
+            remember(app.paths, action, result=error.code, note=error.message)
     except (AegisError, OSError):
         return
 
@@ -106,7 +108,14 @@ def rollback(app: App, arguments: argparse.Namespace) -> int:
     """Apply the previous policy."""
     arguments.reset = arguments.strict = False
     arguments.mode = None
-    return _apply(app, previous_source(app.paths), arguments, action="policy rollback")
+    try:
+        source = previous_source(
+            app.paths, now=int(time.time()), allow_unsigned=arguments.allow_unsigned
+        )
+    except TrustError as error:
+        _remember_refusal(app, arguments, error, "policy rollback")
+        raise
+    return _apply(app, source, arguments, action="policy rollback")
 
 
 def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: str) -> int:
@@ -236,6 +245,8 @@ def verify_live(app: App, arguments: argparse.Namespace) -> int:
 def history(app: App, arguments: argparse.Namespace) -> int:
     """List the policies applied here."""
     listing = History(app.paths.history).read(1000)
+    if listing.note:
+        app.note(f"warning: {listing.note}")
     found = [entry for entry in listing.entries if entry.action.startswith("policy")]
     found = found[: arguments.limit]
     rows = [

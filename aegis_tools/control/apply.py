@@ -140,10 +140,12 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
 
     Raises:
         PolicyError, KernelError: The old policy is still live.
-        StateError: Something could not be written; the message says what is live.
+        StateError: Something could not be written, or the history is not ours alone; the message
+            says what is live.
     """
     source, store = prepared.source, Store(paths)
     store.prepare()
+    History(paths.history).check()
     record = replace(source.record, applied=int(time.time()))
     store.add(source.data, signed=record.signed, digest=record.digest)
     if source.accept is not None:
@@ -152,7 +154,8 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
         commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
     try:
         store.set_current(record)
-        remember(paths, action, record=record, counts=prepared.plan.counts())
+        counts = prepared.plan.counts()
+        remember(paths, action, record=record, counts=counts, note=source.note)
         store.prune(live=[record.digest])
     except StateError as error:
         raise StateError(
@@ -201,11 +204,17 @@ def check_strict(prepared: Prepared) -> None:
         )
 
 
-def previous_source(paths: Paths) -> Source:
+def previous_source(paths: Paths, *, now: int, allow_unsigned: bool = False) -> Source:
     """Return the policy that was current before the present one.
+
+    Args:
+        paths: Where it is.
+        now: Unix seconds.
+        allow_unsigned: Take an unsigned one though this host asks for signatures.
 
     Raises:
         StateError: There is none.
+        TrustError: It is not acceptable any more; see ``read_stored``.
     """
     store = Store(paths)
     _, previous = store.records()
@@ -214,4 +223,11 @@ def previous_source(paths: Paths) -> Source:
             "there is no previous policy to roll back to",
             hint="apply a policy file: aegisbpf policy apply FILE",
         )
-    return read_stored(store.load(previous.digest), previous, KeyStore(paths), store)
+    return read_stored(
+        store.load(previous.digest),
+        previous,
+        KeyStore(paths),
+        store,
+        now=now,
+        allow_unsigned=allow_unsigned,
+    )

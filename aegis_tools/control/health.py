@@ -208,13 +208,17 @@ def hook_runs(pins: Pins) -> bool:
         os.close(counting)
 
 
-def config_checks(paths: Paths) -> list[Check]:
-    """Return whether stored policy, keys and settings can be used, without the kernel."""
+def config_checks(paths: Paths, *, now: int) -> list[Check]:
+    """Return whether stored policy, keys and settings can be used, without the kernel.
+
+    The current policy is judged by the keys and settings of now; ``now`` is Unix seconds.
+    """
     from aegis_tools.control.keystore import KeyStore
     from aegis_tools.control.source import read_stored
     from aegis_tools.control.store import Store
 
     keystore, store = KeyStore(paths), Store(paths)
+    late: list[str] = []
 
     def keys() -> str:
         return f"{len(keystore.trusted())} trusted keys"
@@ -230,11 +234,13 @@ def config_checks(paths: Paths) -> list[Check]:
         current, _ = store.records()
         if current is None:
             return "no policy is stored for the next boot"
-        source = read_stored(store.load(current.digest), current, keystore, store)
+        source = read_stored(store.load(current.digest), current, keystore, store, now=now)
+        late.extend([source.note] if source.note else [])
         return f"{current.name}: {len(source.policy.rules)} rules"
 
     named = {"keys": keys, "trust": settings, "serials": serials, "policy": policy}
-    return [_config_check(name, look) for name, look in named.items()]
+    checks = [_config_check(name, look) for name, look in named.items()]
+    return [*checks, *(Check("policy-validity", None, f"warning: {text}") for text in late)]
 
 
 def _config_check(name: str, look: Any) -> Check:
@@ -256,18 +262,24 @@ def state_checks(paths: Paths) -> list[Check]:
 
 
 def read_report(
-    paths: Paths, features: Features, *, config: bool = False, fallback_ok: bool = False
+    paths: Paths,
+    features: Features,
+    *,
+    now: int,
+    config: bool = False,
+    fallback_ok: bool = False,
 ) -> Report:
     """Run the checks.
 
     Args:
         paths: Where things are.
         features: What the kernel offers.
+        now: Unix seconds.
         config: Only what ``--check-config`` asks for.
         fallback_ok: Take the audit fallback for healthy.
     """
     if config:
-        return Report((*state_checks(paths), *config_checks(paths)))
+        return Report((*state_checks(paths), *config_checks(paths, now=now)))
     checks = [
         *boot_checks(features, next_boot_names_bpf(paths.root)),
         *load_checks(Pins(paths.pins)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class Source:
         record: How the store knows it; ``applied`` is not set yet.
         accept: The serials to remember once it is accepted; None for an unsigned policy.
         text: The policy's text.
+        note: What the history must say of how it came to be accepted.
     """
 
     policy: Policy
@@ -43,6 +44,7 @@ class Source:
     record: Record
     accept: TrustState | None
     text: str
+    note: str = ""
 
 
 def is_bundle(data: bytes) -> bool:
@@ -62,12 +64,35 @@ def read_source(
     data = files.read_policy_file(path)
     if is_bundle(data):
         return _signed(data, keystore, store, now)
-    if not allow_unsigned and (keystore.config().require_signature or keystore.trusted()):
+    return _unsigned(data, path.name, keystore, store, allowed=allow_unsigned)
+
+
+def why_signed_only(keystore: KeyStore, store: Store) -> str:
+    """Return why this host takes signed policies only; nothing if it takes any.
+
+    Raises:
+        StateError: Keys, settings or accepted serials cannot be read.
+    """
+    from aegis_tools.policy import trust
+
+    keys = len(keystore.trusted())
+    return trust.why_signed_only(keystore.config(), keys=keys, state=store.serials())
+
+
+def _unsigned(data: bytes, name: str, keystore: KeyStore, store: Store, *, allowed: bool) -> Source:
+    if allowed:
+        return replace(_plain(data, name), note="--allow-unsigned")
+    if not (reason := why_signed_only(keystore, store)):
+        return _plain(data, name)
+    if keystore.trusted():
         raise UnsignedError(
-            "this host trusts signing keys, so it takes signed policies only",
+            f"{reason}, so it takes signed policies only",
             hint="sign it (aegisbpf policy sign), or use --allow-unsigned, which is recorded",
         )
-    return _plain(data, path.name)
+    raise UnsignedError(
+        f"{reason}, and trusts no key now",
+        hint="trust one: aegisbpf keys add KEY.pub; or use --allow-unsigned, which is recorded",
+    )
 
 
 def _signed(data: bytes, keystore: KeyStore, store: Store, now: int) -> Source:
@@ -96,24 +121,37 @@ def _plain(data: bytes, name: str) -> Source:
     return Source(policy, tuple(problems), data, record, None, data.decode())
 
 
-def read_stored(stored: Stored, record: Record, keystore: KeyStore, store: Store) -> Source:
-    """Read a policy of this host's own store again, for a rollback, a boot or a comparison.
+def read_stored(
+    stored: Stored,
+    record: Record,
+    keystore: KeyStore,
+    store: Store,
+    *,
+    now: int,
+    allow_unsigned: bool = False,
+) -> Source:
+    """Read a policy of this host's own store again, to roll back to it or to judge it.
 
-    A signed one must have been accepted here before; its validity period and the keys that
-    are trusted now do not matter, because losing the policy would be worse.
+    It must be acceptable by the keys and settings of now, and a signed one must have been accepted
+    here before. That its time is over is only a warning: whoever goes back at night goes back to
+    what worked.
 
     Raises:
-        TrustError: It was never accepted here.
+        TrustError: It is unsigned, signed by keys that are not trusted any more, for another
+            group, or was never accepted here.
+        StateError: Keys, settings or accepted serials cannot be read.
         PolicyError: It cannot be parsed (by this version).
     """
     if not stored.signed:
-        return _plain(stored.data, record.name)
+        return _unsigned(stored.data, record.name, keystore, store, allowed=allow_unsigned)
     from aegis_tools.policy import bundle as bundles
-    from aegis_tools.policy import dsse, trust
+    from aegis_tools.policy import trust
 
-    bundle = bundles.read_bundle(dsse.Envelope.from_bytes(stored.data))
-    trust.recheck(bundle, group=keystore.config().group, state=store.serials())
+    config = keystore.config()
+    bundle, signers = bundles.open_bundle(stored.data, keystore.trusted(), config.threshold)
+    trust.recheck(bundle, group=config.group, state=store.serials())
     policy, problems = require_policy(bundle.policy.encode(), bundle.policy_name)
-    return Source(
-        policy, tuple(problems), stored.data, _record(bundle, record.signers), None, bundle.policy
-    )
+    late = trust.outside_validity(bundle, now=now)
+    notes = [Problem(0, late, False)] if late else []
+    found = _record(bundle, signers)
+    return Source(policy, (*notes, *problems), stored.data, found, None, bundle.policy, late)

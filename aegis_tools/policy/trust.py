@@ -6,6 +6,9 @@ Rules, for each group by itself:
 * the same serial with the same digest is accepted again (a restart, a second run, must work);
 * the same serial with another digest is refused (two policies claim one place);
 * before ``not_before`` and from ``expires`` on, a bundle is refused.
+
+A host that ever took signed policies goes on asking for signatures when its last key is gone: an
+empty folder of keys may be an accident, or somebody's first step.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from aegis_tools.policy.bundle import CLOCK_SKEW, DEFAULT_GROUP, GROUP_NAME, MAX
 
 _FORMAT = 1
 _BIG_JUMP = 2**32
+_AHEAD = 86400  # seconds
 _SOON = 7 * 86400
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -164,12 +168,30 @@ def check(bundle: Bundle, *, now: int, group: str, state: TrustState) -> TrustSt
     return TrustState({**state.groups, bundle.group: seen})
 
 
+def why_signed_only(config: TrustConfig, *, keys: int, state: TrustState) -> str:
+    """Return why this host refuses a policy without signature; nothing if it takes one.
+
+    Args:
+        config: The host's settings.
+        keys: How many keys it trusts now.
+        state: What was accepted before.
+    """
+    if keys:
+        return "this host trusts signing keys"
+    if config.require_signature:
+        return "this host is set to require signatures"
+    if config.threshold > 1:
+        return f"this host is set to ask for {config.threshold} signatures"
+    return "this host accepted signed policies before" if state.groups else ""
+
+
 def recheck(bundle: Bundle, *, group: str, state: TrustState) -> None:
     """Decide on a verified bundle of this host's own store, for a boot or a rollback.
 
-    Its validity was checked when it was accepted. A clock that is wrong at boot, or an expiry while
-    the host ran, must not leave the host without any policy. The serial may be lower (a rollback),
-    but never above what was accepted, and the highest serial still has one digest.
+    Its validity was checked when it was accepted; ``outside_validity`` tells about now. A clock
+    that is wrong, or an expiry while the host ran, must not leave the host without any policy. The
+    serial may be lower (a rollback), but never above what was accepted, and the highest serial
+    still has one digest.
 
     Raises:
         WrongGroupError, SerialTooLowError, SerialReusedError: As named; ``SerialTooLowError`` when
@@ -187,13 +209,30 @@ def recheck(bundle: Bundle, *, group: str, state: TrustState) -> None:
         _check_serial(bundle, state)
 
 
+def outside_validity(bundle: Bundle, *, now: int) -> str:
+    """Return what to warn of where a stored bundle is taken outside its time; else nothing."""
+    if bundle.expires is not None and now >= bundle.expires:
+        return f"it expired {_span(now - bundle.expires)} ago: sign the policy again"
+    if now < bundle.not_before:
+        return f"it is valid only in {_span(bundle.not_before - now)}: check the clock"
+    return ""
+
+
+def _span(seconds: int) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
 def warnings(bundle: Bundle, *, now: int, state: TrustState) -> list[str]:
     """Return what is legal about a bundle but better known before it is accepted."""
     found = []
     seen = state.groups.get(bundle.group)
+    latest = (now + _AHEAD) * 1000  # the highest serial that a clock could have made
     if bundle.serial == MAX_SERIAL:
         found.append("its serial is the highest there is: no other bundle can ever follow it")
-    elif bundle.serial - (seen.serial if seen else 0) >= _BIG_JUMP:
+    elif bundle.serial - (seen.serial if seen else 0) >= _BIG_JUMP and bundle.serial > latest:
         found.append(
             f"its serial leaps to {bundle.serial}: every later bundle must have a higher one"
         )

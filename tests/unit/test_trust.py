@@ -118,9 +118,14 @@ def test_whatever_arrives_the_serial_never_falls_and_never_has_two_digests(
 
 def test_a_leap_of_the_serial_is_legal_but_told() -> None:
     assert trust.warnings(bundle(6), now=NOW, state=STATE) == []
-    assert trust.warnings(bundle(NOW), now=NOW, state=STATE) == []  # serials made of the time
-    assert trust.warnings(bundle(2**32 + 4), now=NOW, state=STATE) == []
-    assert "leaps" in trust.warnings(bundle(2**32 + 5), now=NOW, state=STATE)[0]
+    for clock in (NOW, NOW + 86400):  # serials made of the time
+        assert trust.warnings(bundle(clock * 1000), now=NOW, state=STATE) == []
+    beyond = bundle((NOW + 86401) * 1000)
+    assert "leaps" in trust.warnings(beyond, now=NOW, state=STATE)[0]
+    assert trust.warnings(beyond, now=NOW + 1, state=STATE) == []
+    for serial, told in ((2**32 + 4, False), (2**32 + 5, True)):
+        found = trust.warnings(bundle(serial, created=0), now=5, state=STATE)
+        assert any("leaps" in text for text in found) is told
     last = bundle(MAX_SERIAL)
     assert "no other bundle" in trust.warnings(last, now=NOW, state=STATE)[0]
     assert decide(last).groups["default"].serial == MAX_SERIAL
@@ -138,6 +143,35 @@ def test_an_end_that_is_near_or_missing_and_a_future_birth_are_told() -> None:
 def test_a_boot_takes_the_accepted_bundle_whatever_the_clock_says() -> None:
     accepted = bundle(5, A, not_before=NOW, expires=NOW + 1)
     recheck(accepted, group="default", state=STATE)
+
+
+def test_a_stored_bundle_outside_its_time_is_told_of() -> None:
+    limited = bundle(5, A, not_before=NOW, expires=NOW + 100)
+    assert trust.outside_validity(limited, now=NOW) == ""
+    assert trust.outside_validity(limited, now=NOW + 99) == ""
+    assert "expired 0 s ago" in trust.outside_validity(limited, now=NOW + 100)
+    assert "expired 3 d ago" in trust.outside_validity(limited, now=NOW + 100 + 3 * 86400)
+    assert "only in 2 h" in trust.outside_validity(limited, now=NOW - 7200)
+    assert trust.outside_validity(bundle(5, A, expires=None), now=2**40) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "state", "reason"),
+    [
+        (TrustConfig(), 0, TrustState(), ""),
+        (TrustConfig(group="web"), 0, TrustState(), ""),
+        (TrustConfig(), 1, TrustState(), "trusts signing keys"),
+        (TrustConfig(), 0, STATE, "accepted signed policies"),
+        (TrustConfig(threshold=2), 0, TrustState(), "2 signatures"),
+        (TrustConfig(require_signature=True), 0, TrustState(), "require signatures"),
+    ],
+)
+def test_an_unsigned_policy_is_for_hosts_that_never_had_to_do_with_signatures(
+    config: TrustConfig, keys: int, state: TrustState, reason: str
+) -> None:
+    found = trust.why_signed_only(config, keys=keys, state=state)
+    assert reason in found
+    assert bool(found) == bool(reason)
 
 
 def test_a_rollback_takes_a_bundle_that_is_older_than_the_highest() -> None:
