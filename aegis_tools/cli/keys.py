@@ -10,7 +10,9 @@ from aegis_tools.cli.output import App, table
 from aegis_tools.control import files, keystore
 from aegis_tools.control.apply import remember
 from aegis_tools.control.lock import locked
+from aegis_tools.control.source import why_signed_only
 from aegis_tools.control.store import Store
+from aegis_tools.errors import StateError
 
 _MAX_KEY = 4096
 
@@ -82,17 +84,36 @@ def list_keys(app: App, arguments: argparse.Namespace) -> int:
     store = keystore.KeyStore(app.paths)
     config, entries = store.config(), store.entries()
     rows = [(found.key.keyid, found.key.comment or "-") for found in entries]
-    text = table(rows, ("KEY ID", "COMMENT")) or "no trusted keys: policies need no signature"
+    try:
+        reason = why_signed_only(store, Store(app.paths))
+    except StateError as error:
+        reason = error.message
     app.show(
         {
             "threshold": config.threshold,
             "group": config.group,
             "require_signature": config.require_signature,
+            "unsigned_accepted": not reason,
             "keys": [{"keyid": keyid, "comment": comment} for keyid, comment in rows],
         },
-        f"{text}\n{config.threshold} of {len(rows)} must sign; group {config.group}",
+        f"{table(rows, ('KEY ID', 'COMMENT')) or _no_keys(reason)}\n"
+        f"{_needed(config.threshold, len({keyid for keyid, _ in rows}))}group {config.group}",
     )
     return 0
+
+
+def _no_keys(reason: str) -> str:
+    if not reason:
+        return "no trusted keys: policies need no signature"
+    return f"no trusted keys, but {reason}: no policy is accepted until a key is trusted"
+
+
+def _needed(threshold: int, keys: int) -> str:
+    if not keys:
+        return ""
+    if threshold > keys:
+        return f"{threshold} must sign, but only {keys} can: no policy is accepted; "
+    return f"{threshold} of {keys} must sign; "
 
 
 def add(app: App, arguments: argparse.Namespace) -> int:
