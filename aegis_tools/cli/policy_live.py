@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from aegis_tools.control.outputs import write_output
 from aegis_tools.control.source import Source, read_source
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare
-from aegis_tools.errors import AegisError, DriftError, TrustError
+from aegis_tools.errors import AegisError, DriftError
 from aegis_tools.kernel.layout import Config, uid_key
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.convert import convert
@@ -83,43 +85,41 @@ def _mode(arguments: argparse.Namespace) -> Mode | None:
 
 def apply(app: App, arguments: argparse.Namespace) -> int:
     """Make a policy live."""
-    try:
-        source = _source(app, arguments)
-    except AegisError as error:
-        _remember_refusal(app, arguments, error, "policy apply")
-        raise
-    return _apply(app, source, arguments, action="policy apply")
-
-
-def _remember_refusal(
-    app: App, arguments: argparse.Namespace, error: AegisError, action: str
-) -> None:
-    """A refused policy is worth a line; being unable to write it is not worth another error."""
-    if arguments.dry_run:
-        return
-    try:
-        with locked(app.paths.lock, command=action, timeout=1):
-            remember(app.paths, action, result=error.code, note=error.message)
-    except (AegisError, OSError):
-        return
+    return _apply(app, lambda: _source(app, arguments), arguments, action="policy apply")
 
 
 def rollback(app: App, arguments: argparse.Namespace) -> int:
     """Apply the previous policy."""
     arguments.reset = arguments.strict = False
     arguments.mode = None
+
+    def read() -> Source:
+        now, unsigned = int(time.time()), arguments.allow_unsigned
+        return previous_source(app.paths, now=now, allow_unsigned=unsigned)
+
+    return _apply(app, read, arguments, action="policy rollback")
+
+
+def _read(
+    app: App, read: Callable[[], Source], arguments: argparse.Namespace, action: str
+) -> Source:
+    """Read under the lock, so that no other apply can accept a serial in between."""
     try:
-        source = previous_source(
-            app.paths, now=int(time.time()), allow_unsigned=arguments.allow_unsigned
-        )
-    except TrustError as error:
-        _remember_refusal(app, arguments, error, "policy rollback")
+        return read()
+    except AegisError as error:
+        if not arguments.dry_run:
+            # A refusal is worth a line; being unable to write it is not worth another error.
+            with contextlib.suppress(AegisError, OSError):
+                remember(app.paths, action, result=error.code, note=error.message)
         raise
-    return _apply(app, source, arguments, action="policy rollback")
 
 
-def _apply(app: App, source: Source, arguments: argparse.Namespace, *, action: str) -> int:
-    with locked(app.paths.lock, command=action), Live(Pins(app.paths.pins)) as live:
+def _apply(
+    app: App, read: Callable[[], Source], arguments: argparse.Namespace, *, action: str
+) -> int:
+    with locked(app.paths.lock, command=action), contextlib.ExitStack() as stack:
+        source = _read(app, read, arguments, action)
+        live = stack.enter_context(Live(Pins(app.paths.pins)))
         prepared = _prepare(app, live, source, arguments)
         if arguments.strict:
             check_strict(prepared)
