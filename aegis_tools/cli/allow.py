@@ -24,6 +24,7 @@ _YES = (1).to_bytes(8, "little")
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands, under ``cgroup`` and, shorter, without it."""
+    parser.epilog = "example: aegisbpf allow cgroup list"
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
     group = commands.add_parser(
         "cgroup",

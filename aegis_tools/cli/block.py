@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aegis_tools.cli.editing import audit_note, editing, file_target, reading, record
-from aegis_tools.cli.output import App
+from aegis_tools.cli import types
+from aegis_tools.cli.editing import (
+    added_line,
+    audit_note,
+    editing,
+    file_target,
+    reading,
+    record,
+    warn,
+)
+from aegis_tools.cli.output import App, plain
 from aegis_tools.errors import PolicyError, UsageError
 from aegis_tools.policy.model import MAX_DEPTH, OPEN_OPS, Kind, Mode, Op, Rule, Signal
 
@@ -19,16 +27,11 @@ if TYPE_CHECKING:
 
 FILE_KINDS = (Kind.PATH, Kind.DIRECTORY, Kind.INODE)
 SORTS = ("path", "id", "hits", "access-time")
-_STATES = {
-    "added": "denied",
-    "changed": "changed",
-    "unchanged": "already denied",
-    "covered": "already denied by",
-}
 
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
+    parser.epilog = "example: aegisbpf block add /srv/secrets/ --dry-run"
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
     _build_add(commands)
     _build_del(commands)
@@ -117,7 +120,7 @@ def _build_stale(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument(
         "--older-than", metavar="TIME", help="also rules not hit for 30m, 12h, 7d, 4w"
     )
-    command.add_argument("--undo", metavar="FILE", type=Path, help="put back what FILE lists")
+    command.add_argument("--undo", metavar="FILE", type=types.path, help="put back what FILE lists")
     _dry_run(command)
     command.set_defaults(run=_lazily("clear_stale"))
     command = commands.add_parser(
@@ -125,7 +128,7 @@ def _build_stale(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="put back what clear-stale removed",
         epilog="example: aegisbpf block restore /var/lib/aegisbpf/undo/NAME.json",
     )
-    command.add_argument("undo", metavar="UNDOFILE", type=Path)
+    command.add_argument("undo", metavar="UNDOFILE", type=types.path)
     _dry_run(command)
     command.set_defaults(run=_lazily("restore"))
 
@@ -206,9 +209,13 @@ def add(app: App, arguments: argparse.Namespace) -> int:
         "changed": bool(made),
         "dry_run": arguments.dry_run,
         "note": note,
+        "problems": warn(app, rules),
         "rules": [_added_dict(one) for one in done],
     }
-    app.show(data, lambda: "\n".join(_added_text(one, arguments.dry_run) for one in done))
+    app.show(
+        data,
+        lambda: "\n".join(added_line(one, note, dry_run=arguments.dry_run) for one in done),
+    )
     if note and made and not app.json:
         app.note(note)
     return 0
@@ -222,15 +229,6 @@ def _added_dict(one: Added) -> dict[str, object]:
         "by": list(one.by),
         "problems": [problem.message for problem in one.problems],
     }
-
-
-def _added_text(one: Added, dry_run: bool) -> str:
-    text = f"{_STATES[one.state]}: {one.rule.target}"
-    if one.state == "covered":
-        text = f"already denied by {', '.join(one.by)}: {one.rule.target}"
-    if dry_run and one.state in ("added", "changed"):
-        text = f"dry run, would be {text}"
-    return text + "".join(f" ({problem.message})" for problem in one.problems)
 
 
 def delete(app: App, arguments: argparse.Namespace) -> int:
@@ -285,7 +283,7 @@ def _near(editor: Editor, missing: Iterable[str]) -> list[str]:
 
 def _gone_text(gone: Iterable[Row], *, dry_run: bool) -> list[str]:
     verb = "dry run, would remove" if dry_run else "removed"
-    lines = [f"{verb}: {row.target} ({row.rule})" for row in gone]
+    lines = [f"{verb}: {plain(row.target)} ({plain(row.rule)})" for row in gone]
     if any(row.source == "policy" for row in gone):
         lines.append("the policy still has it: the next apply brings it back (drift until then)")
     return lines or ["nothing to remove"]
@@ -337,7 +335,8 @@ def _lines(rows: Iterable[Row], *, times: bool) -> Iterable[str]:
     last: dict[str, float] = {}
     for row in rows:
         last[row.target] = max(row.last, last.get(row.target, 0))
-    for target, when in last.items():
+    for name, when in last.items():
+        target = plain(name)
         yield f"{target}\t{moment(when) if when else 'never'}" if times else target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import re
 
 from aegis_tools.cli.output import App
 from aegis_tools.errors import CommandError
@@ -25,9 +26,19 @@ def run(app: App, arguments: argparse.Namespace) -> int:
         import shtab
     except ImportError:
         raise CommandError("shtab is not installed", hint="run: pip install shtab") from None
-    script = shtab.complete(whole_parser(), shell=arguments.shell)
+    script = for_both_names(shtab.complete(whole_parser(), shell=arguments.shell), arguments.shell)
     app.show({"script": script}, script.rstrip("\n"))
     return 0
+
+
+def for_both_names(script: str, shell: str) -> str:
+    """Return a script for ``aegisbpf`` that completes ``aegis-tools`` as well."""
+    if shell == "zsh":
+        script = script.replace("#compdef aegisbpf", "#compdef aegisbpf aegis-tools", 1)
+        return script.replace("-N aegisbpf\n", "-N aegisbpf aegis-tools\n")
+    if shell == "fish":
+        return f"{script.rstrip()}\ncomplete -c aegis-tools -w aegisbpf\n"
+    return re.sub(r"(?m)^(complete .*) aegisbpf$", r"\1 aegisbpf aegis-tools", script)
 
 
 def whole_parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     width = max(len(known.name) for known in SETTINGS) + 2
     listing = [f"  {s.name.ljust(width)}{s.help}" for s in SETTINGS]
-    parser.epilog = "\n".join(["settings:", *listing])
+    parser.epilog = "\n".join(["settings:", *listing, "", "example: aegisbpf config get"])
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", parser_class=type(parser), title="commands"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
-from aegis_tools.cli.output import App
+from aegis_tools.cli.output import App, plain
 from aegis_tools.cli.reading import read_live
 from aegis_tools.control.edit import Editor
 from aegis_tools.control.files import ensure_folder
@@ -16,12 +16,15 @@ from aegis_tools.control.history import Entry, History
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.names import Names
+from aegis_tools.control.posture import read_posture
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.kernel.inode_keys import Identifier
-from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.policy.model import Kind, Mode
+from aegis_tools.policy.model import Kind, Mode, Policy, Rule
 from aegis_tools.policy.targets import canonical
+
+if TYPE_CHECKING:
+    from aegis_tools.control.edit import Added
 
 _T = TypeVar("_T")
 
@@ -93,9 +96,42 @@ def file_target(text: str) -> tuple[Kind, str]:
 
 
 def audit_note(live: Live, mode: Mode = Mode.ENFORCE) -> str:
-    """Return why a new rule refuses nothing yet; empty where it does."""
-    if live.pins.is_fallback():
-        return "AUDIT FALLBACK: nothing can be refused on this boot"
-    if mode is Mode.ENFORCE and not live.config(Config.MODE):
+    """Return why a new rule refuses nothing now; empty where it does."""
+    posture = read_posture(live)
+    if posture.state == "auditing" and mode is Mode.ENFORCE:
         return "mode audit: matches are logged, nothing is refused (aegisbpf mode enforce)"
-    return ""
+    if not posture.enforcing:
+        return posture.meaning
+    return "" if mode is Mode.ENFORCE else "this rule only audits: matches are logged, not refused"
+
+
+def added_line(one: Added, note: str, *, dry_run: bool) -> str:
+    """Return a line for one rule of an ``add``.
+
+    Args:
+        one: What became of it.
+        note: Why nothing is refused now; empty where it is.
+        dry_run: Nothing was changed.
+    """
+    words = {
+        "added": "added" if note else "denied",
+        "changed": "changed",
+        "unchanged": "already there" if note else "already denied",
+        "covered": ("already covered by " if note else "already denied by ")
+        + ", ".join(map(plain, one.by)),
+    }
+    would = "dry run, would be " if dry_run and one.state in ("added", "changed") else ""
+    text = f"{would}{words[one.state]}: {plain(one.rule.target)}"
+    text += " (audit only: nothing is refused)" if note else ""
+    return text + "".join(f" ({plain(problem.message)})" for problem in one.problems)
+
+
+def warn(app: App, rules: Iterable[Rule]) -> list[str]:
+    """Tell a person on stderr what is dangerous to deny, and return it."""
+    from aegis_tools.policy.lint import dangers
+
+    found = [problem.message for problem in dangers(Policy(tuple(rules)))]
+    if not app.json:
+        for message in found:
+            app.note(f"warning: {message}")
+    return found

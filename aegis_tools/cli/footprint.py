@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from aegis_tools.cli import types
 from aegis_tools.cli.load import add_size_options, size_options
 from aegis_tools.cli.output import App, table
 from aegis_tools.control import footprint
@@ -22,10 +23,17 @@ COUNTS = {
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("policy", nargs="?", type=Path, help="a policy file, instead of numbers")
+    parser.add_argument(
+        "policy", nargs="?", type=types.path, help="a policy file, instead of numbers"
+    )
     for option, name in COUNTS.items():
         parser.add_argument(
-            option, dest=name, type=int, metavar="N", help=f"rules that deny {name}", default=0
+            option,
+            dest=name,
+            type=types.number(0),
+            metavar="N",
+            help=f"rules that deny {name}",
+            default=0,
         )
     add_size_options(parser)
     parser.epilog = (

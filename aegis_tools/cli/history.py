@@ -6,6 +6,7 @@ import argparse
 import time
 from dataclasses import asdict
 
+from aegis_tools.cli import types
 from aegis_tools.cli.output import App
 from aegis_tools.control.history import Entry, History
 from aegis_tools.errors import UsageError
@@ -14,7 +15,7 @@ from aegis_tools.errors import UsageError
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument(
-        "--limit", type=int, default=50, metavar="N", help="newest entries (default: 50)"
+        "--limit", type=types.positive, default=50, metavar="N", help="newest entries (default: 50)"
     )
     parser.epilog = "newest first\n\nexample: aegisbpf history --limit 5"
     parser.set_defaults(run=run)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
+from aegis_tools.cli import types
 from aegis_tools.cli.output import App, table
 from aegis_tools.control import files, keystore
 from aegis_tools.control.apply import remember
@@ -27,15 +27,21 @@ def build(parser: argparse.ArgumentParser) -> None:
         "PREFIX.pub. Existing files are never overwritten.",
         epilog="example: aegisbpf keys generate /root/keys/ops --comment 'ops 2026'",
     )
-    command.add_argument("prefix", metavar="PREFIX", type=Path)
+    command.add_argument("prefix", metavar="PREFIX", type=types.path)
     command.add_argument("--comment", default="", help="who or what the key is for")
     command.set_defaults(run=generate)
-    command = commands.add_parser("list", help="list the trusted keys and how many must sign")
+    parser.epilog = "example: aegisbpf keys list"
+    command = commands.add_parser(
+        "list",
+        help="list the trusted keys and how many must sign",
+        epilog="example: aegisbpf keys list --json",
+    )
     command.set_defaults(run=list_keys)
     command = commands.add_parser(
         "add", help="trust a public key", epilog="example: aegisbpf keys add ops.pub"
     )
-    command.add_argument("file", metavar="FILE.pub", type=Path)
+    command.add_argument("file", metavar="FILE.pub", type=types.path)
+    command.add_argument("--dry-run", action="store_true", help="say what would be done")
     command.set_defaults(run=add)
     command = commands.add_parser(
         "remove",
@@ -44,6 +50,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     )
     command.add_argument("keyid", metavar="KEYID", help="the id or its first 8 or more digits")
     command.add_argument("--force", action="store_true", help="even if too few keys remain")
+    command.add_argument("--dry-run", action="store_true", help="say what would be done")
     command.set_defaults(run=remove)
     command = commands.add_parser(
         "trust",
@@ -59,6 +66,7 @@ def build(parser: argparse.ArgumentParser) -> None:
         help="rebuild a lost record of accepted serials",
         description="Starts the record of accepted serials anew from what is stored here. An "
         "older bundle than the stored ones could then be replayed: use it only when told to.",
+        epilog="example: aegisbpf keys reset-serials",
     )
     command.set_defaults(run=reset_serials)
 
@@ -119,6 +127,8 @@ def _needed(threshold: int, keys: int) -> str:
 def add(app: App, arguments: argparse.Namespace) -> int:
     """Trust a key."""
     text = files.read_limited(arguments.file, _MAX_KEY, what="public key file", follow=True)
+    if arguments.dry_run:
+        return _would_add(app, text)
     with locked(app.paths.lock, command="keys add"):
         found = keystore.KeyStore(app.paths).add(text)
         remember(app.paths, "keys add", note=found.key.keyid)
@@ -126,8 +136,24 @@ def add(app: App, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _would_add(app: App, text: bytes) -> int:
+    from aegis_tools.policy.keys import PublicKey
+
+    key = PublicKey.from_text(text)
+    there = any(k.keyid == key.keyid for k in keystore.KeyStore(app.paths).trusted())
+    verb = "already trusted" if there else "dry run, would be trusted"
+    app.show({"dry_run": True, "keyid": key.keyid, "would_change": not there},
+             f"{verb}: {key.keyid} {key.comment}")  # fmt: skip
+    return 0
+
+
 def remove(app: App, arguments: argparse.Namespace) -> int:
     """Stop trusting a key."""
+    if arguments.dry_run:
+        key = keystore.KeyStore(app.paths).removable(arguments.keyid, force=arguments.force)
+        app.show({"dry_run": True, "keyid": key.keyid},
+                 f"dry run, would no longer trust: {key.keyid} {key.comment}")  # fmt: skip
+        return 0
     with locked(app.paths.lock, command="keys remove"):
         key = keystore.KeyStore(app.paths).remove(arguments.keyid, force=arguments.force)
         remember(app.paths, "keys remove", note=key.keyid)

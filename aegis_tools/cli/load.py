@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from aegis_tools.cli import types
 from aegis_tools.cli.output import App
 from aegis_tools.control import survival
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
+from aegis_tools.errors import KernelError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import mount_securityfs, read_features
 from aegis_tools.kernel.pins import Pins
@@ -34,12 +36,14 @@ CAPACITY_OPTIONS = {
 def add_size_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that size the maps at load."""
     for option, names in CAPACITY_OPTIONS.items():
-        parser.add_argument(option, type=int, metavar="N", help=f"entries of {', '.join(names)}")
+        parser.add_argument(
+            option, type=types.positive, metavar="N", help=f"entries of {', '.join(names)}"
+        )
     parser.add_argument(
         "--ringbuf-size",
         "--ringbuf-bytes",
         dest="ringbuf_bytes",
-        type=int,
+        type=types.number(4096, 1 << 30),
         metavar="BYTES",
         default=loader.RINGBUF_BYTES,
         help="event ring, a power of two (default: %(default)s)",
@@ -53,54 +57,66 @@ def size_options(arguments: argparse.Namespace) -> loader.LoadOptions:
         for option, names in CAPACITY_OPTIONS.items()
         for name in names
     }
-    return loader.LoadOptions(
-        capacities={name: value for name, value in given.items() if value is not None},
-        ringbuf_bytes=arguments.ringbuf_bytes,
-    )
+    try:
+        return loader.LoadOptions(
+            capacities={name: value for name, value in given.items() if value is not None},
+            ringbuf_bytes=arguments.ringbuf_bytes,
+        )
+    except KernelError as error:  # before any kernel was asked: the numbers are wrong
+        raise UsageError(error.message, hint=error.hint) from None
 
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     command = parser.get_default("command")
+    parser.epilog = f"example: aegisbpf {command}"
     if command == "load":
         add_size_options(parser)
         parser.add_argument(
             "--require-lsm", action="store_true", help="fail instead of the audit fallback"
         )
         parser.epilog = "example: aegisbpf load --max-deny-inodes=131072 --ringbuf-size=1048576"
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     if command == "reset":
-        parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
         parser.epilog = (
             "Removes links, programs and maps in this order, waits until the hooks are gone and "
-            "opens files that were denied.\nWorks with the agent dead and with pins missing."
+            "opens files that were denied.\nWorks with the agent dead and with pins missing.\n\n"
+            "example: aegisbpf reset --dry-run"
         )
     parser.set_defaults(run=globals()[command])
 
 
 def load(app: App, arguments: argparse.Namespace) -> int:
     """Load, attach and pin."""
-    pins = Pins(app.paths.pins)
+    pins, options = Pins(app.paths.pins), size_options(arguments)
+    if arguments.dry_run:
+        return _would_load(app, pins, options, require_lsm=arguments.require_lsm)
     mount_securityfs()
     with locked(app.paths.lock, command="load"):
+        before = set(pins.names("links"))
         loaded = loader.load(
             pins,
             read_features(),
-            size_options(arguments),
+            options,
             require_lsm=arguments.require_lsm,
         )
         with Live(pins) as live:
             survival.refresh(live)
     state = "audit-fallback" if loaded.fallback else "attached"
+    again = [] if loaded.fresh else sorted(set(pins.names("links")) - before)
     text = "already loaded" if not loaded.fresh else "loaded"
+    if again:
+        text = f"{len(again)} hooks attached again"
     if loaded.fallback:
         text += ": AUDIT FALLBACK, nothing can be refused"
         text += f" ({loaded.reason})" if loaded.reason else ""
     else:
-        text += f": {len(pins.names('links'))} hooks attached and pinned"
+        text += f": {len(pins.names('links'))} hooks are attached and pinned"
     app.show(
         {
             "state": state,
             "fresh": loaded.fresh,
+            "attached_again": again,
             "reason": loaded.reason,
             "hooks": pins.names("links"),
         },
@@ -109,10 +125,48 @@ def load(app: App, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _would_load(app: App, pins: Pins, options: loader.LoadOptions, *, require_lsm: bool) -> int:
+    """Say what a load would do, as far as that is known without asking the kernel."""
+    features = read_features()
+    if features.disabled:
+        raise KernelError(
+            "loading is disabled on the kernel command line (aegisbpf.disable=1)",
+            hint="reboot without the parameter",
+        )
+    loaded, missing = pins.is_loaded(), _unattached(pins)
+    if loaded:
+        loader.check_layout(pins)
+        loader.check_sizes(pins, options)
+        text = f"would attach {len(missing)} hooks again" if missing else "already loaded"
+    elif features.lsm_active:
+        text = "would load, attach and pin the LSM hooks, if this kernel takes LSM programs"
+    elif require_lsm:
+        raise KernelError(
+            "cannot enforce: BPF LSM is not active on this boot", hint="run: aegisbpf health"
+        )
+    else:
+        text = "would load the AUDIT FALLBACK: BPF LSM is not active on this boot"
+    changes = not loaded or bool(missing)
+    app.show({"dry_run": True, "would_change": changes, "would_attach": missing},
+             f"dry run, {text}")  # fmt: skip
+    return 0
+
+
+def _unattached(pins: Pins) -> list[str]:
+    """Return the hooks without a link."""
+    hooks = {name for name in pins.names("progs") if name.startswith("aegis_")}
+    return sorted(hooks - set(pins.names("links")))
+
+
 def attach(app: App, arguments: argparse.Namespace) -> int:
     """Attach what has no link."""
-    del arguments
     pins = Pins(app.paths.pins)
+    if arguments.dry_run:
+        loader.check_layout(pins)
+        missing = _unattached(pins)
+        app.show({"dry_run": True, "would_attach": missing},
+                 f"dry run, would attach {len(missing)} hooks")  # fmt: skip
+        return 0
     with locked(app.paths.lock, command="attach"):
         loader.check_layout(pins)
         added = loader.attach(pins)
@@ -122,7 +176,11 @@ def attach(app: App, arguments: argparse.Namespace) -> int:
 
 def detach(app: App, arguments: argparse.Namespace) -> int:
     """Remove the links."""
-    del arguments
+    if arguments.dry_run:
+        names = Pins(app.paths.pins).names("links")
+        app.show({"dry_run": True, "would_detach": names},
+                 f"dry run, would detach {len(names)} hooks")  # fmt: skip
+        return 0
     with locked(app.paths.lock, command="detach"):
         removed = loader.detach(Pins(app.paths.pins))
     text = f"{len(removed)} hooks detached: nothing is denied or watched; undo: aegisbpf attach"

@@ -135,6 +135,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         rest, paths, json, verbose = take_globals(argv)
         app = App(paths=paths, json=json, verbose=verbose)
+        if rest[1:] and rest[0] in ("-h", "--help", "help"):
+            rest = [*rest[1:], "--help"]
         if not rest or rest[0] in ("-h", "--help", "help"):
             print(usage())
             return 0

@@ -25,6 +25,7 @@ _RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
+    parser.epilog = "example: aegisbpf map list"
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
     command = commands.add_parser(
         "list", help="names, entries and capacities", epilog="example: aegisbpf map list"

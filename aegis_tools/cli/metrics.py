@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aegis_tools.agent import metrics
+from aegis_tools.cli import types
 from aegis_tools.cli.output import App
 from aegis_tools.control.live import Live
 from aegis_tools.control.stats import read_snapshot
@@ -21,7 +21,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument(
         "--out",
-        type=Path,
+        type=types.path,
         metavar="FILE",
         help="write a file for node_exporter's textfile collector, with HELP and TYPE",
     )

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from aegis_tools.cli.editing import audit_note, editing, reading, record, target_of
+from aegis_tools.cli.editing import (
+    added_line,
+    audit_note,
+    editing,
+    reading,
+    record,
+    target_of,
+    warn,
+)
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.manual import manual_rule
 from aegis_tools.control.merge import NETWORK_MAPS
@@ -26,6 +34,7 @@ _EXAMPLE = "aegisbpf network deny add --ip 203.0.113.7 --port 23 --protocol tcp 
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
+    parser.epilog = f"example: {_EXAMPLE}"
     top = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
     deny = top.add_parser("deny", help="add, del, list, clear", epilog=f"example: {_EXAMPLE}")
     commands = deny.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
@@ -129,19 +138,15 @@ def add(app: App, arguments: argparse.Namespace) -> int:
         "changed": bool(made),
         "dry_run": arguments.dry_run,
         "note": note,
+        "problems": warn(app, rules),
         "rules": [
             {"rule": o.rule.id, "target": o.rule.target, "state": o.state, "by": list(o.by)}
             for o in done
         ],
     }
-    verb = "dry run, would be denied" if arguments.dry_run else "denied"
-    words = {"added": verb, "changed": f"{verb} (changed)", "unchanged": "already denied"}
     app.show(
         data,
-        lambda: "\n".join(
-            f"{words.get(o.state) or 'already denied by ' + ', '.join(o.by)}: {o.rule.target}"
-            for o in done
-        ),
+        lambda: "\n".join(added_line(one, note, dry_run=arguments.dry_run) for one in done),
     )
     if note and made and not app.json:
         app.note(note)

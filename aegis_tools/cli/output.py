@@ -38,9 +38,16 @@ class App:
             found = data() if callable(data) else data
             body = json.dumps(found, ensure_ascii=True)
         else:
-            body = text if isinstance(text, str) else text()
+            body = _for_terminal(text if isinstance(text, str) else text())
         if body:
             self._print(body)
+
+    def write(self, data: Any, text: str) -> None:
+        """Print ``data`` as JSON, or else ``text`` as it is: the content of a file."""
+        if self.json:
+            self.show(data, "")
+        elif text:
+            self._print(text.removesuffix("\n"))
 
     def _print(self, body: str) -> None:
         try:
@@ -56,24 +63,39 @@ class App:
 
     def note(self, message: str) -> None:
         """Tell a person something on stderr that is no result."""
-        print(message, file=self.err)
+        print(_for_terminal(message), file=self.err)
 
     def fail(self, error: AegisError) -> int:
         """Print an error and return its exit code."""
         if self.json:
             print(json.dumps(error.to_dict()), file=self.out)
             return error.exit_code
-        print(f"aegisbpf: {error.message}", file=self.err)
+        self.note(f"aegisbpf: {error.message}")
         if error.hint:
-            print(f"  next: {error.hint}", file=self.err)
+            self.note(f"  next: {error.hint}")
         if self.verbose and error.detail:
-            print(f"  detail: {error.detail.strip()}", file=self.err)
+            self.note(f"  detail: {error.detail.strip()}")
         return error.exit_code
 
 
 def _open(stream: TextIO | None) -> TextIO:
     """Return the stream, or a place for what nobody reads where it was closed."""
     return stream if stream is not None else Path(os.devnull).open("w", encoding="utf-8")
+
+
+def plain(text: str, keep: str = "") -> str:
+    """Return a name as a terminal may have it: what is no visible character is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
+
+
+def _for_terminal(text: str) -> str:
+    """Return lines with whatever could drive the terminal escaped."""
+    return "\n".join(plain(line, "\t") for line in text.split("\n"))
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:

@@ -13,6 +13,7 @@ from aegis_tools.kernel.pins import PARTS, Pins
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
+    parser.epilog = "example: aegisbpf pin list"
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
     command = commands.add_parser(
         "list", help="links, programs and maps", epilog="example: aegisbpf pin list"

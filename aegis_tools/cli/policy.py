@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from aegis_tools.cli import types
 from aegis_tools.cli.output import App
 
 
@@ -25,6 +25,7 @@ def _handler(module: str, name: str) -> Callable[[App, argparse.Namespace], int]
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
+    parser.epilog = "example: aegisbpf policy apply /etc/aegisbpf/policy.conf --dry-run"
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
 
     def add(name: str, module: str, text: str, *, example: str, file: bool = True) -> Any:
@@ -32,7 +33,7 @@ def build(parser: argparse.ArgumentParser) -> None:
             name, help=text, description=text, epilog=f"example: aegisbpf policy {example}"
         )
         if file:
-            command.add_argument("file", metavar="FILE", type=Path)
+            command.add_argument("file", metavar="FILE", type=types.path)
         command.set_defaults(run=_handler(module, name.replace("-", "_")))
         return command
 
@@ -61,7 +62,7 @@ def _file_commands(add: Callable[..., Any]) -> None:
         example="convert policy.conf --to yaml --output policy.yaml",
     )
     command.add_argument("--to", choices=("text", "yaml"), required=True)
-    command.add_argument("--output", metavar="FILE", type=Path, help="default: stdout")
+    command.add_argument("--output", metavar="FILE", type=types.path, help="default: stdout")
 
 
 def _sign_commands(add: Callable[..., Any]) -> None:
@@ -72,9 +73,9 @@ def _sign_commands(add: Callable[..., Any]) -> None:
         example="sign policy.yaml --key ops.key --expires 90d --output policy.bundle",
     )
     command.add_argument(
-        "--key", metavar="FILE", type=Path, action="append", required=True, dest="keys"
+        "--key", metavar="FILE", type=types.path, action="append", required=True, dest="keys"
     )
-    command.add_argument("--output", metavar="FILE", type=Path, required=True)
+    command.add_argument("--output", metavar="FILE", type=types.path, required=True)
     command.add_argument(
         "--serial",
         type=int,
@@ -95,9 +96,9 @@ def _sign_commands(add: Callable[..., Any]) -> None:
         example="cosign policy.bundle --key second.key --output policy.bundle2",
     )
     command.add_argument(
-        "--key", metavar="FILE", type=Path, action="append", required=True, dest="keys"
+        "--key", metavar="FILE", type=types.path, action="append", required=True, dest="keys"
     )
-    command.add_argument("--output", metavar="FILE", type=Path, required=True)
+    command.add_argument("--output", metavar="FILE", type=types.path, required=True)
     add(
         "verify",
         "policy_sign",
@@ -126,7 +127,9 @@ def _live_commands(add: Callable[..., Any]) -> None:
         if name == "apply":
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
             command.add_argument(
-                "--strict", action="store_true", help="refuse where any rule matches nothing"
+                "--strict",
+                action="store_true",
+                help="refuse where there are warnings, as for a rule that matches nothing",
             )
     command = add(
         "rollback",
@@ -165,4 +168,4 @@ def _live_commands(add: Callable[..., Any]) -> None:
         example="history --limit 5",
         file=False,
     )
-    command.add_argument("--limit", type=int, default=20, metavar="N")
+    command.add_argument("--limit", type=types.positive, default=20, metavar="N")

@@ -92,7 +92,7 @@ def convert(app: App, arguments: argparse.Namespace) -> int:
     policy, _ = require_policy(data, name)
     text = convert_policy(policy, arguments.to)
     if arguments.output is None:
-        app.out.write(text)
+        app.write({"policy": text}, text)
         return 0
     write_output(arguments.output, text.encode(), what="policy file", inputs=[arguments.file])
     app.show(

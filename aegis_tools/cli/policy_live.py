@@ -211,7 +211,7 @@ def export(app: App, arguments: argparse.Namespace) -> int:
     policy = live_policy(app)
     text = convert(policy, form)
     if str(arguments.file) == "-":
-        app.out.write(text)
+        app.write({"policy": text}, text)
         return 0
     write_output(Path(arguments.file), text.encode(), what="policy file")
     app.show(

@@ -86,10 +86,16 @@ def _expires(text: str, now: int) -> int | None:
         from aegis_tools.policy.fields import expiry
 
         try:
-            return expiry(text)
+            when = expiry(text)
         except ValueError as error:
             raise PolicyError(f"--expires: {error}", hint="such as 90d or 2027-01-31") from None
-    return now + parse_duration(text)
+    else:
+        when = now + parse_duration(text)
+    if when <= now:
+        raise PolicyError(
+            f"--expires {text}: it would be expired at once", hint="such as 90d or 2027-01-31"
+        )
+    return when
 
 
 def _claims(bundle: Bundle) -> dict[str, object]:

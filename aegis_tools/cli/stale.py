@@ -12,7 +12,7 @@ from typing import Any
 
 from aegis_tools.cli.duration import parse_duration
 from aegis_tools.cli.editing import editing, record
-from aegis_tools.cli.output import App
+from aegis_tools.cli.output import App, plain
 from aegis_tools.control import files, stale, undo
 from aegis_tools.control.resolve import Rules
 from aegis_tools.control.stale_classes import CLASSES
@@ -65,12 +65,13 @@ def clear_stale(app: App, arguments: argparse.Namespace) -> int:
 
 def _text(found: stale.Survey, saved: str, *, dry_run: bool) -> Iterable[str]:
     for one in found.findings[:_SHOWN]:
-        what = f"an entry of {one.rule}" if one.map else f"the rule {one.rule}"
-        yield f"{one.why}: {one.target} ({what})"
+        rule = plain(one.rule)
+        what = f"an entry of {rule}" if one.map else f"the rule {rule}"
+        yield f"{one.why}: {plain(one.target)} ({what})"
     if len(found.findings) > _SHOWN:
         yield f"… and {len(found.findings) - _SHOWN} more (all of them: --json)"
     for target in found.unsure[:_SHOWN]:
-        yield f"cannot tell: {target} (its file system is mounted, and no path is known)"
+        yield f"cannot tell: {plain(target)} (its file system is mounted, and no path is known)"
     for why, count in sorted(stale.counts(found.findings).items()):
         yield f"{count} {why}: {CLASSES[why]}"
     if not found.findings:

@@ -14,13 +14,19 @@ from aegis_tools.kernel.pins import Pins
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
-    command = commands.add_parser("list", help="list the files and whether each is protected now")
+    parser.epilog = "example: aegisbpf survival list"
+    command = commands.add_parser(
+        "list",
+        help="list the files and whether each is protected now",
+        epilog="example: aegisbpf survival list --json",
+    )
     command.set_defaults(run=list_files)
     command = commands.add_parser(
         "refresh",
         help="fill the list anew; load does it, repeat it after package upgrades",
         epilog="example: aegisbpf survival refresh",
     )
+    command.add_argument("--dry-run", action="store_true", help="say what would be done")
     command.set_defaults(run=refresh)
 
 
@@ -39,7 +45,12 @@ def list_files(app: App, arguments: argparse.Namespace) -> int:
 
 def refresh(app: App, arguments: argparse.Namespace) -> int:
     """Fill the list anew."""
-    del arguments
+    if arguments.dry_run:
+        with Live(Pins(app.paths.pins)) as live:
+            missing = [path for path, ok in survival.listed(live).items() if not ok]
+        text = f"dry run, would add {len(missing)} files to those that are never refused"
+        app.show({"dry_run": True, "would_add": missing}, text)
+        return 0
     with locked(app.paths.lock, command="survival refresh"), Live(Pins(app.paths.pins)) as live:
         found = survival.refresh(live)
     app.show({"files": sorted(found)}, f"{len(found)} files are never refused")

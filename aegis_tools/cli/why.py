@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from aegis_tools.cli.output import App
+from aegis_tools.cli.output import App, plain
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import rules_by_uid
 from aegis_tools.control.posture import Posture, read_posture
@@ -203,13 +203,13 @@ def as_text(data: dict[str, Any]) -> str:
     for match in data["matches"]:
         what = " ".join(filter(None, (match["operation"], match["protocol"])))
         because = f" ({match['reason']})" if match["reason"] else ""
-        lines.append(f"{what}: {match['action']}{because} by {match['rule']}")
-        lines.append(f"    matched {match['matched']} in {match['map']}")
+        lines.append(f"{what}: {match['action']}{because} by {plain(match['rule'])}")
+        lines.append(f"    matched {plain(match['matched'])} in {match['map']}")
         if match["rule_reason"] or match["rule_owner"]:
-            lines.append(f"    reason: {match['rule_reason'] or '-'}; "
-                         f"owner: {match['rule_owner'] or '-'}")  # fmt: skip
+            reason, owner = (plain(match[f"rule_{what}"]) or "-" for what in ("reason", "owner"))
+            lines.append(f"    reason: {reason}; owner: {owner}")
     if not lines:
-        lines = [f"no live rule matches {data['target']}"]
+        lines = [f"no live rule matches {plain(data['target'])}"]
     elif data["policy"] and not all(match["by_hand"] for match in data["matches"]):
         policy = data["policy"]
         signed = ", ".join(signer[:16] for signer in policy["signers"])

@@ -32,6 +32,7 @@ from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import ManualRule, uid_key, uid_of
 from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.paths import Paths
+from aegis_tools.policy.lint import dangers
 from aegis_tools.policy.model import Mode, Policy
 
 
@@ -74,7 +75,7 @@ def prepare(
         rules,
         name_of=lambda uids: names_of(live, store, uids),
         kept=[manual.id_of(record) for record in records.values()],
-        problems=source.problems,
+        problems=(*source.problems, *dangers(source.policy)),
         after=source.record.digest,
     )
     was = read_mode(live)

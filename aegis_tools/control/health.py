@@ -118,7 +118,7 @@ def boot_checks(features: Features, next_boot: bool | None) -> list[Check]:
     ]  # fmt: skip
 
 
-def load_checks(pins: Pins) -> list[Check]:
+def load_checks(pins: Pins, *, lsm_active: bool) -> list[Check]:
     """Return whether what is pinned is whole and ours."""
     mounted = is_bpffs(pins.base.parent)
     checks = [
@@ -148,7 +148,11 @@ def load_checks(pins: Pins) -> list[Check]:
         loader.check_layout(pins)
     except AegisError as error:
         return [*checks, Check("layout", False, error.message, error.hint)]
-    return [*checks, Check("layout", True, "the maps are of this version"), *_live(pins)]
+    return [
+        *checks,
+        Check("layout", True, "the maps are of this version"),
+        *_live(pins, lsm_active),
+    ]
 
 
 def _objects() -> Iterator[Check]:
@@ -161,7 +165,7 @@ def _objects() -> Iterator[Check]:
     yield Check("objects", True, "the BPF objects are those of this version")
 
 
-def _live(pins: Pins) -> list[Check]:
+def _live(pins: Pins, lsm_active: bool) -> list[Check]:
     try:
         works = hook_runs(pins)
     except OSError as error:
@@ -170,11 +174,7 @@ def _live(pins: Pins) -> list[Check]:
         text = "the hook runs on every open" if works else "the hook does not run"
         checks = [Check("working", works, text, "run: aegisbpf attach; aegisbpf health")]
     if pins.is_fallback():
-        checks.append(
-            Check("enforceable", False, "AUDIT FALLBACK: only system calls with absolute paths "
-                  "are watched, nothing can be refused", "boot with bpf in lsm=, then: "
-                  "aegisbpf reset && aegisbpf load", BootError.exit_code)
-        )  # fmt: skip
+        checks.append(fallback_check(lsm_active=lsm_active))
     with Live(pins) as live:
         posture = read_posture(live)
         disabled = bool(live.config(Config.DISABLED))
@@ -186,6 +186,27 @@ def _live(pins: Pins) -> list[Check]:
         checks.append(Check("confirmed", False, posture.meaning,
                             "confirm the policy or apply it again"))  # fmt: skip
     return checks
+
+
+def fallback_check(*, lsm_active: bool) -> Check:
+    """Return the check that fails with the audit fallback, and says why it is what is loaded."""
+    reason, hint = "bpf is not in this boot's list of security modules", "boot with bpf in lsm=, "
+    if lsm_active:
+        reason = (
+            "bpf is in the list of security modules, but the kernel refused LSM programs, or "
+            "the list could not be read, when it was loaded"
+        )
+        hint = "see what the kernel says to it: aegisbpf reset && aegisbpf load --require-lsm"
+    else:
+        hint += "then: aegisbpf reset && aegisbpf load"
+    return Check(
+        "enforceable",
+        False,
+        f"cannot enforce: the audit fallback is loaded ({reason}); it watches only system calls "
+        "with absolute paths",
+        hint,
+        BootError.exit_code,
+    )
 
 
 def hook_runs(pins: Pins) -> bool:
@@ -282,7 +303,7 @@ def read_report(
         return Report((*state_checks(paths), *config_checks(paths, now=now)))
     checks = [
         *boot_checks(features, next_boot_names_bpf(paths.root)),
-        *load_checks(Pins(paths.pins)),
+        *load_checks(Pins(paths.pins), lsm_active=features.lsm_active),
         *state_checks(paths),
     ]
     if fallback_ok:

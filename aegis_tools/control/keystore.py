@@ -98,6 +98,13 @@ class KeyStore:
             UsageError: No key has that id, or several begin like it.
             StateError: Too few keys would remain; or the folder is not safe, or cannot be written.
         """
+        key = self.removable(keyid, force=force)
+        for name in [f.file for f in self.entries() if f.key.keyid == key.keyid]:
+            self._unlink(self._paths.keys / name)
+        return key
+
+    def removable(self, keyid: str, *, force: bool = False) -> PublicKey:
+        """Return the key that ``remove`` would remove, and raise what it would raise."""
         found = self.entries()
         key = _pick([f.key for f in found], keyid)
         remaining = {f.key.keyid for f in found} - {key.keyid}
@@ -108,8 +115,6 @@ class KeyStore:
                 hint="add the new key first, or use --force",
                 data={"remaining": len(remaining), "threshold": threshold},
             )
-        for name in [f.file for f in found if f.key.keyid == key.keyid]:
-            self._unlink(self._paths.keys / name)
         return key
 
     def config(self) -> TrustConfig:

@@ -30,7 +30,7 @@ def check_can_enforce(live: Live) -> None:
     """Raise KernelError where the hooks that could refuse are not all in place."""
     if live.pins.is_fallback():
         raise KernelError(
-            "cannot enforce: BPF LSM is not active, this is the audit fallback",
+            "cannot enforce: the audit fallback is loaded",
             hint="see what is missing: aegisbpf health",
         )
     if not live.pins.is_attached():

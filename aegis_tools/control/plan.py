@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from aegis_tools.control.files import printable
 from aegis_tools.control.live import Live, content_digest, live_digest
 from aegis_tools.control.resolve import Rules
 from aegis_tools.kernel.layout import POLICY_MAPS, RULE_ATTR
@@ -97,11 +98,11 @@ class Plan:
     def as_text(self, limit: int = 50) -> str:
         """Return the plan for a person; at most ``limit`` changes are listed one by one."""
         listed = self.changes[:limit]
-        lines = [f"{c.sign} {c.rule}{f'  ({c.what})' if c.what else ''}" for c in listed]
+        lines = [f"{c.sign} {_shown(c.rule)}{f'  ({c.what})' if c.what else ''}" for c in listed]
         more = len(self.changes) - limit
         if more > 0:
             lines.append(f"… and {more} more changes")
-        lines += [f"= {rule}  (made by hand, kept)" for rule in self.kept]
+        lines += [f"= {_shown(rule)}  (made by hand, kept)" for rule in self.kept]
         lines += [_problem_line(problem) for problem in self.problems[:limit]]
         if len(self.problems) > limit:
             lines.append(f"! … and {len(self.problems) - limit} more warnings")
@@ -121,8 +122,12 @@ class Plan:
 
 def _problem_line(problem: Problem) -> str:
     where = f" line {problem.line}" if problem.line else ""
-    rule = f" {problem.rule}:" if problem.rule else ""
-    return f"!{where}{rule} {problem.message}"
+    rule = f" {_shown(problem.rule)}:" if problem.rule else ""
+    return f"!{where}{rule} {_shown(problem.message)}"
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else printable(text, 2 * len(text))
 
 
 def make_plan(

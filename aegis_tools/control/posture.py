@@ -14,7 +14,7 @@ MODES = ("audit", "enforce")
 STATES = {
     "enforcing": "matches of enforcing rules are refused",
     "auditing": "nothing is refused: the mode is audit",
-    "audit-fallback": "AUDIT FALLBACK: BPF LSM is not in use, nothing can be refused",
+    "audit-fallback": "AUDIT FALLBACK: the audit fallback is loaded, nothing can be refused",
     "deadline-passed": "nothing is refused: the policy was not confirmed in time",
     "disabled": "nothing is refused or watched: disabled is on",
     "detached": "nothing is refused or watched: hooks are detached",

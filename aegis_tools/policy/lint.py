@@ -21,6 +21,16 @@ SYSTEM_FOLDERS = frozenset(
         *("/usr/lib64", "/usr/sbin", "/usr/share", "/var", "/var/lib", "/var/run"),
     ]
 )
+SYSTEM_FILES = frozenset(
+    [
+        *("/bin/sh", "/usr/bin/sh", "/bin/bash", "/usr/bin/bash", "/etc/ld.so.cache"),
+        *("/dev/console", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"),
+        *("/etc/group", "/etc/nsswitch.conf", "/etc/passwd", "/lib64/ld-linux-x86-64.so.2"),
+    ]
+)
+_FOLDERS = SYSTEM_FOLDERS | {f"{folder.rstrip('/')}/" for folder in SYSTEM_FOLDERS}
+_LOOPBACK = ("::1", "::1/128")
+_ADDRESSES = (Kind.IP, Kind.CIDR)
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NetworkKey = tuple[int, int, int]
 
@@ -37,11 +47,39 @@ def lint(policy: Policy, *, now: float = 0) -> list[Problem]:
     """
     found = [
         *(problem for rule in policy.rules for problem in _one_rule(rule, now)),
-        *_cgroups(policy),
+        *dangers(policy),
         *_covered_files(policy),
         *_covered_networks(policy),
     ]
     return sorted(found, key=lambda problem: problem.line)
+
+
+def dangers(policy: Policy) -> list[Problem]:
+    """Return what can make a host unusable; cheap enough for every apply.
+
+    Args:
+        policy: A parsed policy, or rules made by hand.
+    """
+    found = [*_cgroups(policy)]
+    for rule in policy.rules:
+        if rule.mode is Mode.ENFORCE and (what := _danger(rule)):
+            found.append(_warn(rule, what))
+    return found
+
+
+def _danger(rule: Rule) -> str:
+    kind, target = rule.kind, rule.target
+    if kind is Kind.PATH or kind is Kind.DIRECTORY:
+        if target in _FOLDERS:
+            return "denies a folder that the whole system needs"
+        return "denies a file that the whole system needs" if target in SYSTEM_FILES else ""
+    if kind is Kind.CIDR and target.endswith("/0"):
+        return "denies every address of its family"
+    if kind in _ADDRESSES and (target.startswith("127.") or target in _LOOPBACK):
+        return "denies this host to itself: programs that talk over loopback stop working"
+    if kind is Kind.PORT and target.startswith("22:"):
+        return "denies the port of SSH: nobody may be able to log in"
+    return ""
 
 
 def _one_rule(rule: Rule, now: float) -> Iterator[Problem]:
@@ -53,13 +91,9 @@ def _one_rule(rule: Rule, now: float) -> Iterator[Problem]:
         yield _warn(rule, "only audits: its signal is never sent")
     if rule.kind in {Kind.PATH, Kind.DIRECTORY}:
         yield from _one_path(rule)
-    if rule.kind is Kind.CIDR and rule.target.endswith("/0"):
-        yield _warn(rule, "denies every address of its family")
 
 
 def _one_path(rule: Rule) -> Iterator[Problem]:
-    if (rule.target.rstrip("/") or "/") in SYSTEM_FOLDERS and rule.mode is Mode.ENFORCE:
-        yield _warn(rule, "denies a folder that the whole system needs")
     if any(character in rule.target for character in "*?"):
         yield _warn(rule, "holds '*' or '?': there are no patterns, a name with that sign is meant")
     if " #" in rule.target:

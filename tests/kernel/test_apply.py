@@ -146,7 +146,8 @@ def test_a_bundle_that_is_not_acceptable_is_refused_for_its_own_reason(
         payload = base64.b64decode(envelope["payload"]).replace(b'"serial":1', b'"serial":9')
         bad.write_text(json.dumps({**envelope, "payload": base64.b64encode(payload).decode()}))
     elif how == "expired":
-        host(*sign, signed["k1"], "--expires", "0s")
+        host(*sign, signed["k1"], "--expires", "1s")
+        time.sleep(1.1)
     elif how == "not_yet":
         from aegis_tools.control.keystore import load_private_key
         from aegis_tools.policy.bundle import make_bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aegis_tools.policy.lint import lint
+from aegis_tools.policy.lint import dangers, lint
 from aegis_tools.policy.model import Kind, Op, Policy, Rule
 from aegis_tools.policy.yamlform import parse_yaml
 
@@ -67,7 +67,7 @@ def test_a_rule_that_another_one_covers_is_needless(wider: str, rule: str) -> No
         ("directory: /a/", "path: /a" + "/b" * 33),
         ("path: /a", "path: /a/b"),
         ("cidr: 10.0.0.0/8", "ip: 11.0.0.1"),
-        ("cidr: 0.0.0.0/1", "ip: '::1'"),
+        ("cidr: 0.0.0.0/1", "ip: '2001:db8::1'"),
         ("cidr: 10.0.0.0/8", "cidr: 11.0.0.0/8"),
         ("cidr: 10.0.0.0/8", "ip: 10.0.0.1, operations: [bind]"),
         ("port: 443:tcp", "port: 443:udp"),
@@ -122,3 +122,38 @@ def test_the_root_cgroup_and_relative_cgroups_are_warned_of() -> None:
     found = lint(Policy((), ("/", "a.slice", "/b", "cgid:7")))
     assert len(found) == 2
     assert not any(problem.error for problem in found)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "directory: /",
+        "directory: /usr/",
+        "path: /lib64",
+        "path: /dev/null",
+        "cidr: 0.0.0.0/0",
+        "cidr: '::/0'",
+        "cidr: 127.0.0.0/8",
+        "ip: 127.0.0.1",
+        "ip: '::1'",
+        "port: 22",
+    ],
+)
+def test_what_makes_a_host_unusable_is_a_danger_unless_it_only_audits(rule: str) -> None:
+    for mode, count in (("enforce", 1), ("audit", 0)):
+        text = f"rules:\n- {{{rule}, mode: {mode}}}\nversion: 1\n"
+        policy, problems = parse_yaml(text.encode())
+        assert policy is not None, problems
+        found = dangers(policy)
+        assert len(found) == count
+        assert set(found) <= set(lint(policy))
+        assert not any(problem.error for problem in found)
+
+
+@pytest.mark.parametrize(
+    "rule", ["path: /etc/shadow", "ip: '::1:2'", "port: 2222", "cidr: 10.0.0.0/8", "path: /usr/x"]
+)
+def test_an_ordinary_rule_is_no_danger(rule: str) -> None:
+    policy, _ = parse_yaml(f"rules:\n- {{{rule}}}\nversion: 1\n".encode())
+    assert policy is not None
+    assert dangers(policy) == []

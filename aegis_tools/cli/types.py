@@ -1,0 +1,32 @@
+"""Types of command line arguments; what they refuse is a usage error."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+MAX_ENTRIES = 1 << 24
+"""More than any map here is ever made for."""
+
+
+def path(text: str) -> Path:
+    """Return a path; the empty text, which pathlib takes for the current folder, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path cannot be empty")
+    return Path(text)
+
+
+def number(low: int, high: int = MAX_ENTRIES) -> Callable[[str], int]:
+    """Return a type that takes whole numbers from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        found = int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else None
+        if found is None or not low <= found <= high:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from {low} to {high}")
+        return found
+
+    return parse
+
+
+positive = number(1)
