@@ -167,7 +167,8 @@ def _objects() -> Iterator[Check]:
 
 def _live(pins: Pins, lsm_active: bool) -> list[Check]:
     try:
-        works = hook_runs(pins)
+        # Detaching is not instant: a program without its link may still run once or twice.
+        works = pins.is_attached() and hook_runs(pins)
     except OSError as error:
         checks = [Check("working", None, f"cannot be measured here ({error.strerror})")]
     else:
