@@ -39,6 +39,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 
     _file_commands(add)
     _sign_commands(add)
+    _apply_commands(add)
     _live_commands(add)
 
 
@@ -107,7 +108,7 @@ def _sign_commands(add: Callable[..., Any]) -> None:
     )
 
 
-def _live_commands(add: Callable[..., Any]) -> None:
+def _apply_commands(add: Callable[..., Any]) -> None:
     for name, text in (
         ("plan", "show what an apply would change; changes nothing"),
         ("diff", "like plan, but exit 9 where live and file differ"),
@@ -142,6 +143,9 @@ def _live_commands(add: Callable[..., Any]) -> None:
     command.add_argument(
         "--allow-unsigned", action="store_true", help="although this host trusts keys"
     )
+
+
+def _live_commands(add: Callable[..., Any]) -> None:
     add("show", "policy_live", "print the live policy and where it comes from", example="show",
         file=False)  # fmt: skip
     command = add(
