@@ -24,7 +24,7 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.mode import read_mode
 from aegis_tools.control.plan import Plan, make_plan
 from aegis_tools.control.resolve import Rules, resolve
-from aegis_tools.control.source import Source, read_stored
+from aegis_tools.control.source import Source, read_stored, stored_policy
 from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import AegisError, PolicyError, StateError
 from aegis_tools.kernel.cgroups import cgroup_ids
@@ -115,24 +115,6 @@ def names_of(live: Live, store: Store, uids: Iterable[int]) -> dict[int, str]:
     return names
 
 
-def stored_policy(store: Store, digest: bytes) -> Policy:
-    """Return the parsed policy that is stored under a digest.
-
-    Raises:
-        StateError, PolicyError, TrustError: It is not there, damaged, or not to be read.
-    """
-    from aegis_tools.policy import bundle as bundles
-    from aegis_tools.policy import dsse
-    from aegis_tools.policy.load import require_policy
-
-    stored = store.load(digest.hex())
-    if not stored.signed:
-        record = next((r for r in store.records() if r and r.digest == stored.digest), None)
-        return require_policy(stored.data, record.name if record else "")[0]
-    bundle = bundles.read_bundle(dsse.Envelope.from_bytes(stored.data))
-    return require_policy(bundle.policy.encode(), bundle.policy_name)[0]
-
-
 def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> Record:
     """Do what was planned. The caller holds the lock.
 
@@ -195,7 +177,7 @@ def remember(
 
 
 def check_strict(prepared: Prepared) -> None:
-    """Raise PolicyError where any rule matches nothing, for ``--strict``."""
+    """Raise PolicyError where the plan has warnings, for ``--strict``."""
     if prepared.plan.problems:
         first = prepared.plan.problems[0]
         raise PolicyError(

@@ -59,7 +59,7 @@ class Names:
         if not any(digest):
             return None
         # Here, because it brings both parsers, and often a record made by hand is enough.
-        from aegis_tools.control.apply import stored_policy
+        from aegis_tools.control.source import stored_policy
         from aegis_tools.control.store import Store
 
         try:

@@ -155,3 +155,21 @@ def read_stored(
     notes = [Problem(0, late, False)] if late else []
     found = _record(bundle, signers)
     return Source(policy, (*notes, *problems), stored.data, found, None, bundle.policy, late)
+
+
+def stored_policy(store: Store, digest: bytes) -> Policy:
+    """Return the parsed policy that is stored under a digest.
+
+    Raises:
+        StateError, PolicyError, TrustError: It is not there, damaged, or not to be read.
+    """
+    from aegis_tools.policy import bundle as bundles
+    from aegis_tools.policy import dsse
+    from aegis_tools.policy.load import require_policy
+
+    stored = store.load(digest.hex())
+    if not stored.signed:
+        record = next((r for r in store.records() if r and r.digest == stored.digest), None)
+        return require_policy(stored.data, record.name if record else "")[0]
+    bundle = bundles.read_bundle(dsse.Envelope.from_bytes(stored.data))
+    return require_policy(bundle.policy.encode(), bundle.policy_name)[0]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aegis_tools.control import manual
-from aegis_tools.control.apply import names_of, resolve_all, stored_policy
+from aegis_tools.control.apply import names_of, resolve_all
 from aegis_tools.control.live import Live, committed_digest, live_digest
+from aegis_tools.control.source import stored_policy
 from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel.layout import POLICY_MAPS
