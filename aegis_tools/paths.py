@@ -67,6 +67,21 @@ class Paths:
         return self.state / "history.jsonl"
 
     @property
+    def pending(self) -> Path:
+        """The change that waits for its confirmation (``control.pending``)."""
+        return self.state / "pending.json"
+
+    @property
+    def boot(self) -> Path:
+        """Mode and map sizes of the next boot (``control.bootstate``)."""
+        return self.state / "boot.json"
+
+    @property
+    def fallback(self) -> Path:
+        """Why the host is held in audit (``control.fallback``)."""
+        return self.state / "fallback.json"
+
+    @property
     def run(self) -> Path:
         """What a reboot may forget."""
         return self.root / "run/aegisbpf"

@@ -49,7 +49,7 @@ def get(app: App, arguments: argparse.Namespace) -> int:
 
 def set_(app: App, arguments: argparse.Namespace) -> int:
     """Change one setting and remember it."""
-    from aegis_tools.control.apply import remember
+    from aegis_tools.control.remember import remember
 
     known = setting(arguments.key)
     with Live(Pins(app.paths.pins)) as live:

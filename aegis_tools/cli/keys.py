@@ -8,8 +8,8 @@ from dataclasses import replace
 from aegis_tools.cli import types
 from aegis_tools.cli.output import App, table
 from aegis_tools.control import files, keystore
-from aegis_tools.control.apply import remember
 from aegis_tools.control.lock import locked
+from aegis_tools.control.remember import remember
 from aegis_tools.control.source import why_signed_only
 from aegis_tools.control.store import Store
 from aegis_tools.errors import StateError

@@ -243,7 +243,7 @@ def _remember(app: App, pins: int) -> None:
     """Reset must work with the state folder full, read-only or gone: the record is a courtesy."""
     import contextlib
 
-    from aegis_tools.control.apply import remember
+    from aegis_tools.control.remember import remember
     from aegis_tools.errors import AegisError
 
     with contextlib.suppress(AegisError, OSError):

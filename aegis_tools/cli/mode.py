@@ -44,7 +44,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
 
 def change(app: App, live: Live, mode: str) -> bool:
     """Set the mode and remember it. The caller holds the lock."""
-    from aegis_tools.control.apply import remember
+    from aegis_tools.control.remember import remember
 
     before = read_posture(live).mode
     changed = set_mode(live, Mode(mode))

@@ -19,7 +19,6 @@ from aegis_tools.control.apply import (
     check_strict,
     prepare,
     previous_source,
-    remember,
 )
 from aegis_tools.control.history import History
 from aegis_tools.control.keystore import KeyStore
@@ -27,6 +26,7 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
 from aegis_tools.control.outputs import write_output
+from aegis_tools.control.remember import remember
 from aegis_tools.control.source import Source, read_source, stored_policy
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare

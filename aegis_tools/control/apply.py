@@ -11,25 +11,25 @@ Order of the effects, and what a death after each leaves:
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from aegis_tools.control import manual
+from aegis_tools.control import bootstate, manual
 from aegis_tools.control.commit import check_capacity, commit
-from aegis_tools.control.history import Entry, History
+from aegis_tools.control.history import History
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
-from aegis_tools.control.mode import read_mode
+from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
 from aegis_tools.control.plan import Plan, make_plan
+from aegis_tools.control.remember import remember
 from aegis_tools.control.resolve import Rules, resolve
 from aegis_tools.control.source import Source, read_stored, stored_policy
 from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import AegisError, PolicyError, StateError
 from aegis_tools.kernel.cgroups import cgroup_ids
 from aegis_tools.kernel.inode_keys import Identifier
-from aegis_tools.kernel.layout import ManualRule, uid_key, uid_of
+from aegis_tools.kernel.layout import Config, ManualRule, uid_key, uid_of
 from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.paths import Paths
 from aegis_tools.policy.lint import dangers
@@ -115,8 +115,55 @@ def names_of(live: Live, store: Store, uids: Iterable[int]) -> dict[int, str]:
     return names
 
 
-def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> Record:
-    """Do what was planned. The caller holds the lock.
+def accept(paths: Paths, prepared: Prepared) -> Record:
+    """Store a policy and its serial, before the kernel changes. The caller holds the lock.
+
+    Raises:
+        StateError: Something could not be written, or the history is not ours alone.
+    """
+    source, store = prepared.source, Store(paths)
+    store.prepare()
+    History(paths.history).check()
+    record = replace(source.record, applied=int(time.time()))
+    store.add(source.data, signed=record.signed, digest=record.digest)
+    if source.accept is not None:
+        store.save_serials(source.accept)
+    return record
+
+
+def make_live(live: Live, prepared: Prepared, mode: Mode | None) -> None:
+    """Commit and set the mode. In between it is the milder of the two modes.
+
+    Raises:
+        PolicyError, KernelError: The old policy is still live, in its mode.
+    """
+    was, record = read_mode(live), prepared.source.record
+    if mode is Mode.ENFORCE:
+        check_can_enforce(live)
+    if mode is Mode.AUDIT:
+        set_mode(live, mode)
+    try:
+        if prepared.plan.policy_changed:
+            commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
+    except BaseException:
+        if live.info().bundle.hex() != record.digest:
+            live.set_config(Config.MODE, int(was is Mode.ENFORCE))
+        raise
+    if mode is Mode.ENFORCE:
+        set_mode(live, mode)
+
+
+def carry_out(
+    paths: Paths, live: Live, prepared: Prepared, *, action: str, mode: Mode | None = None
+) -> Record:
+    """Do what was planned, for good. The caller holds the lock.
+
+    Args:
+        paths: Where things are.
+        live: The loaded maps.
+        prepared: What is to be live.
+        action: The command, for the history.
+        mode: The host's mode, now and at boot; None to leave it.
 
     Returns:
         What is current now.
@@ -126,19 +173,13 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
         StateError: Something could not be written, or the history is not ours alone; the message
             says what is live.
     """
-    source, store = prepared.source, Store(paths)
-    store.prepare()
-    History(paths.history).check()
-    record = replace(source.record, applied=int(time.time()))
-    store.add(source.data, signed=record.signed, digest=record.digest)
-    if source.accept is not None:
-        store.save_serials(source.accept)
-    if prepared.plan.policy_changed:
-        commit(live, prepared.rules, bundle=bytes.fromhex(record.digest), serial=record.serial)
+    record, store = accept(paths, prepared), Store(paths)
+    make_live(live, prepared, mode)
     try:
         store.set_current(record)
+        bootstate.keep(paths, live, mode)
         counts = prepared.plan.counts()
-        remember(paths, action, record=record, counts=counts, note=source.note)
+        remember(paths, action, record=record, counts=counts, note=prepared.source.note)
         store.prune(live=[record.digest])
     except StateError as error:
         raise StateError(
@@ -147,33 +188,6 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
             detail=f"{error.message} {error.detail}",
         ) from error
     return record
-
-
-def remember(
-    paths: Paths,
-    action: str,
-    *,
-    record: Record | None = None,
-    counts: Mapping[str, int] | None = None,
-    note: str = "",
-    result: str = "ok",
-) -> None:
-    """Add a line to the history. The caller holds the lock."""
-    Store(paths).prepare()
-    History(paths.history).append(
-        Entry(
-            time=int(time.time()),
-            action=action,
-            result=result,
-            uid=os.getuid(),
-            sudo_user=os.environ.get("SUDO_USER", ""),
-            digest=record.digest if record else "",
-            serial=record.serial if record else 0,
-            signers=record.signers if record else (),
-            counts=counts or {},
-            note=note,
-        )
-    )
 
 
 def check_strict(prepared: Prepared) -> None:

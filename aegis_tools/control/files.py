@@ -238,6 +238,20 @@ def trusted_folder(root: Path, path: Path, *, owner: int) -> Iterator[int]:
         os.close(fd)
 
 
+def remove(path: Path, *, what: str) -> None:
+    """Remove a file of ours for good, so that no power loss brings it back; nothing is no error.
+
+    Raises:
+        StateError: It cannot be removed.
+    """
+    with _as_error(StateError, f"cannot remove the {what}", detail=str(path)):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        _sync_folder(path.parent)
+
+
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed writers left, and return how many; the caller holds the lock."""
     found = [p for p in folder.glob(f".*{_TMP}") if not p.is_dir()]

@@ -81,6 +81,11 @@ class Store:
         self._calls = calls
         self._owners = {0, os.geteuid()}
 
+    @property
+    def paths(self) -> Paths:
+        """Where it is."""
+        return self._paths
+
     def prepare(self) -> None:
         """Make the folders where they are missing, and sweep what killed writers left.
 
@@ -157,7 +162,7 @@ class Store:
             top = strictjson.loads(data)
             if top["format"] != _FORMAT:
                 raise ValueError("unknown form")
-            return _record(top["current"]), _record(top["previous"])
+            return parse_record(top["current"]), parse_record(top["previous"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StateError(
                 "the record of the current policy is damaged",
@@ -184,15 +189,6 @@ class Store:
         if previous is not None and previous.digest == record.digest:
             previous = None
         self._save_records(record, previous)
-
-    def clear_current(self) -> None:
-        """Let the next boot apply nothing; what was current becomes the previous.
-
-        Raises:
-            StateError: The record is damaged or cannot be written.
-        """
-        current, previous = self.records()
-        self._save_records(None, current or previous)
 
     def serials(self) -> TrustState:
         """Return the serials that were accepted.
@@ -304,7 +300,12 @@ def _serial(groups: dict[str, Seen], group: str) -> int:
     return groups[group].serial if group in groups else 0
 
 
-def _record(values: Any) -> Record | None:
+def parse_record(values: Any) -> Record | None:
+    """Return a record as a file has it; ``None`` for none.
+
+    Raises:
+        ValueError, LookupError, TypeError: It is no record.
+    """
     if values is None:
         return None
     record = Record(**{**values, "signers": tuple(values["signers"])})

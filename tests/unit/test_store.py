@@ -171,17 +171,6 @@ def test_the_same_policy_again_keeps_the_previous(store: Store) -> None:
     assert store.records() == (again, first)
 
 
-def test_after_clearing_a_boot_applies_nothing_and_a_rollback_is_possible(store: Store) -> None:
-    first = plain(store, "a")
-    store.set_current(first)
-    store.clear_current()
-    assert store.records() == (None, first)
-    store.clear_current()
-    assert store.records() == (None, first)
-    store.set_current(first)
-    assert store.records() == (first, None)
-
-
 def test_only_a_stored_policy_can_become_current(store: Store) -> None:
     with pytest.raises(StateError, match="not stored"):
         store.set_current(Record("0" * 64, "p.conf", False, NOW))
@@ -359,7 +348,6 @@ def test_a_full_disk_leaves_policies_record_and_serials_as_they_were(
     for change in (
         lambda: broken.add(b"new", signed=False),
         lambda: broken.set_current(second),
-        broken.clear_current,
         lambda: broken.save_serials(TrustState()),
     ):
         with pytest.raises(StateError, match="cannot write"):

@@ -1,0 +1,157 @@
+"""Make a change that has to be confirmed; see control.confirm for what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aegis_tools.control import bootclock, fallback, timer
+from aegis_tools.control.apply import Prepared, accept, make_live
+from aegis_tools.control.bootclock import SYSTEM, Seams
+from aegis_tools.control.confirm import revert_now
+from aegis_tools.control.live import Live
+from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
+from aegis_tools.control.pending import LONGEST, SHORTEST, Pending, Side, write_pending
+from aegis_tools.control.remember import remember
+from aegis_tools.control.restore import removed_by_hand
+from aegis_tools.control.store import Store
+from aegis_tools.errors import AegisError, UsageError
+from aegis_tools.kernel.layout import Config, ManualRule
+from aegis_tools.paths import Paths
+from aegis_tools.policy.model import Mode
+
+
+def check_within(seconds: int) -> int:
+    """Return the seconds.
+
+    Raises:
+        UsageError: Too few or too many.
+    """
+    if not SHORTEST <= seconds <= LONGEST:
+        raise UsageError(
+            f"--confirm-within takes {SHORTEST} s to {LONGEST // 3600} h",
+            hint="write it like 120s or 5m",
+        )
+    return seconds
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A change that is live and waits for its confirmation.
+
+    Attributes:
+        pending: The change.
+        no_timer: Why no timer will revert it; empty where one will.
+    """
+
+    pending: Pending
+    no_timer: str
+
+
+def stage(
+    paths: Paths,
+    live: Live,
+    prepared: Prepared,
+    *,
+    within: int,
+    action: str,
+    mode: Mode | None = None,
+    seams: Seams = SYSTEM,
+) -> Staged:
+    """Make a policy live until the deadline. The caller holds the lock and has settled.
+
+    Args:
+        paths: Where things are.
+        live: The loaded maps.
+        prepared: What is to be live.
+        within: Seconds to wait for the confirmation, counted from before the commit.
+        action: The command, for the history.
+        mode: The host's mode with it; None to leave it.
+        seams: Time and other programs.
+
+    Raises:
+        PolicyError, KernelError, StateError: What was live still is, or is again.
+    """
+    record = accept(paths, prepared)
+    kept = prepared.rules.maps["manual_rules"]
+    dropped = [r for uid, r in live.manual_rules().items() if uid.to_bytes(8, "little") not in kept]
+    was = _present(paths, live, tuple(dropped))
+    now = Side(record.digest, mode or was.mode, record.serial)
+    pending = Pending(
+        action=action,
+        since=int(seams.wall()),
+        boot_id=bootclock.boot_id(paths),
+        deadline_ns=seams.boot_ns() + check_within(within) * 10**9,
+        was=was,
+        now=now,
+        record=record,
+    )
+
+    def change() -> None:
+        make_live(live, prepared, mode)
+
+    note = prepared.source.note
+    return _begin(paths, live, pending, change, note=note, seams=seams)
+
+
+def stage_mode(
+    paths: Paths,
+    live: Live,
+    mode: Mode,
+    *,
+    within: int,
+    action: str = "mode",
+    seams: Seams = SYSTEM,
+) -> Staged:
+    """Set the mode until the deadline; see :func:`stage`."""
+    if mode is Mode.ENFORCE:
+        check_can_enforce(live)
+    Store(paths).prepare()
+    was = _present(paths, live, ())
+    now = replace(was, mode=mode)
+    pending = Pending(
+        action=action,
+        since=int(seams.wall()),
+        boot_id=bootclock.boot_id(paths),
+        deadline_ns=seams.boot_ns() + check_within(within) * 10**9,
+        was=was,
+        now=now,
+    )
+    note = f"{was.mode.value} -> {mode.value}"
+    change = lambda: set_mode(live, mode)  # noqa: E731
+    return _begin(paths, live, pending, change, note=note, seams=seams)
+
+
+def _present(paths: Paths, live: Live, dropped: tuple[ManualRule, ...]) -> Side:
+    info = live.info()
+    digest = info.bundle.hex() if any(info.bundle) else ""
+    removed = removed_by_hand(live, Store(paths))
+    return Side(digest, read_mode(live), info.serial, dropped, frozenset(removed))
+
+
+def _begin(
+    paths: Paths,
+    live: Live,
+    pending: Pending,
+    change: Callable[[], object],
+    *,
+    note: str,
+    seams: Seams,
+) -> Staged:
+    if pending.now.mode is Mode.ENFORCE:
+        fallback.check(paths)
+    write_pending(paths, pending)
+    try:
+        seconds = pending.left(seams.boot_ns())
+        no_timer = timer.arm(paths, seconds, runner=seams.run)
+        live.set_config(Config.DEADLINE, pending.deadline_ns)
+        change()
+        words = f"unconfirmed, reverts in {max(seconds, 0):.0f} s"
+        text = f"{words}; {note}" if note else words
+        remember(paths, pending.action, record=pending.record, note=text)
+    except BaseException:
+        with contextlib.suppress(AegisError, OSError):
+            revert_now(paths, live, pending, "it could not be made live", seams=seams)
+        raise
+    return Staged(pending, no_timer)
