@@ -59,9 +59,9 @@ def set_(app: App, arguments: argparse.Namespace) -> int:
             app.show({known.name: known.get(live), "would_set": arguments.value}, text)
             return 0
         with locked(app.paths.lock, command=f"config set {known.name}"):
-            changed = change(live, known.name, arguments.value)
+            changed = change(live, app.paths, known.name, arguments.value)
             value = known.get(live)
-            if changed:
+            if changed and known.name != "mode":  # which writes its own line
                 note = f"{known.name}: {before} -> {shown(value)}"
                 remember(app.paths, "config set", note=note)
     text = f"{known.name}: {before} -> {shown(value)}" if changed else "no change"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
+from aegis_tools.cli import types
 from aegis_tools.cli.output import App
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
-from aegis_tools.control.mode import set_mode
-from aegis_tools.control.posture import MODES, read_posture
+from aegis_tools.control.posture import MODES, Posture, read_posture
+from aegis_tools.errors import UsageError
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.model import Mode
 
@@ -17,37 +19,62 @@ def build(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("mode", nargs="?", choices=MODES, help="without it: print the mode")
     parser.add_argument("--dry-run", action="store_true", help="only say what would change")
-    parser.epilog = "example: aegisbpf mode audit"
+    types.add_confirm_within(parser)
+    parser.epilog = (
+        "the mode stays over a reboot (aegisbpf boot)\n\n"
+        "example: aegisbpf mode enforce --confirm-within 120s"
+    )
     parser.set_defaults(run=run)
 
 
 def run(app: App, arguments: argparse.Namespace) -> int:
     """Print or set the mode."""
+    if arguments.confirm_within and arguments.mode is None:
+        raise UsageError("--confirm-within needs a mode", hint="see: aegisbpf mode --help")
     with Live(Pins(app.paths.pins)) as live:
-        before = read_posture(live)
+        before = read_posture(live, app.paths)
         if arguments.mode is None:
             app.show(before.to_dict(), f"{before.mode}: {before.meaning}")
             return 0
         if arguments.dry_run:
-            changed = arguments.mode != before.mode
-            text = (
-                f"would change from {before.mode} to {arguments.mode}" if changed else "no change"
-            )
-            app.show({**before.to_dict(), "would_change": changed}, text)
-            return 0
+            return _would(app, before, arguments.mode)
+        more: dict[str, Any] = {}
         with locked(app.paths.lock, command=f"mode {arguments.mode}"):
-            changed = change(app, live, arguments.mode)
-        after = read_posture(live)
-        app.show({**after.to_dict(), "changed": changed}, f"{after.mode}: {after.meaning}")
+            if arguments.confirm_within:
+                changed, more = stage(app, live, arguments.mode, arguments.confirm_within)
+            else:
+                changed = change(app, live, arguments.mode)
+        after = read_posture(live, app.paths)
+        app.show({**after.to_dict(), "changed": changed, **more}, f"{after.mode}: {after.meaning}")
+    return 0
+
+
+def _would(app: App, before: Posture, mode: str) -> int:
+    changed = mode != before.mode
+    text = f"would change from {before.mode} to {mode}" if changed else "no change"
+    app.show({**before.to_dict(), "would_change": changed}, text)
     return 0
 
 
 def change(app: App, live: Live, mode: str) -> bool:
-    """Set the mode and remember it. The caller holds the lock."""
-    from aegis_tools.control.remember import remember
+    """Set the mode for good, and remember it. The caller holds the lock."""
+    from aegis_tools.control.hostmode import switch
 
-    before = read_posture(live).mode
-    changed = set_mode(live, Mode(mode))
-    if changed:
-        remember(app.paths, "mode", note=f"{before} -> {mode}")
-    return changed
+    return switch(app.paths, live, Mode(mode))
+
+
+def stage(app: App, live: Live, mode: str, within: int) -> tuple[bool, dict[str, Any]]:
+    """Set the mode until it is confirmed. The caller holds the lock."""
+    from aegis_tools.cli.confirm import tell_staged
+    from aegis_tools.control import staging
+    from aegis_tools.control.fallback import check
+    from aegis_tools.control.hostmode import settle_first
+
+    wanted = Mode(mode)
+    settle_first(app.paths, live)
+    if read_posture(live).mode == mode:
+        return change(app, live, mode), {}
+    if wanted is Mode.ENFORCE:
+        check(app.paths)
+    staged = staging.stage_mode(app.paths, live, wanted, within=within)
+    return True, tell_staged(app, staged)

@@ -40,6 +40,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     _file_commands(add)
     _sign_commands(add)
     _apply_commands(add)
+    _confirm_commands(add)
     _live_commands(add)
 
 
@@ -126,6 +127,7 @@ def _apply_commands(add: Callable[..., Any]) -> None:
                 "--mode", choices=("audit", "enforce"), help="and set the host's mode"
             )
         if name == "apply":
+            types.add_confirm_within(command)
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
             command.add_argument(
                 "--strict",
@@ -139,10 +141,24 @@ def _apply_commands(add: Callable[..., Any]) -> None:
         example="rollback --dry-run",
         file=False,
     )
+    types.add_confirm_within(command)
     command.add_argument("--dry-run", action="store_true", help="show the plan only")
     command.add_argument(
         "--allow-unsigned", action="store_true", help="although this host trusts keys"
     )
+
+
+def _confirm_commands(add: Callable[..., Any]) -> None:
+    for name, text, example in (
+        ("confirm", "keep the change that was made with --confirm-within", "confirm"),
+        ("revert", "undo the change that was made with --confirm-within", "revert --dry-run"),
+    ):
+        command = add(name, "confirm", text, example=example, file=False)
+        command.add_argument("--dry-run", action="store_true", help="only say what would happen")
+        if name == "revert":
+            command.add_argument(
+                "--if-overdue", action="store_true", help="only when its time is over"
+            )
 
 
 def _live_commands(add: Callable[..., Any]) -> None:

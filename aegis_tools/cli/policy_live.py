@@ -10,9 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from aegis_tools.cli.confirm import tell_staged
 from aegis_tools.cli.output import App, table
 from aegis_tools.cli.reading import read_live
-from aegis_tools.control import manual
+from aegis_tools.control import confirm, fallback, manual
 from aegis_tools.control.apply import (
     Prepared,
     carry_out,
@@ -21,13 +22,17 @@ from aegis_tools.control.apply import (
     previous_source,
 )
 from aegis_tools.control.history import History
+from aegis_tools.control.hostmode import settle_first
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
-from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
+from aegis_tools.control.mode import check_can_enforce
 from aegis_tools.control.outputs import write_output
+from aegis_tools.control.pending import Pending, known_records
+from aegis_tools.control.posture import read_posture, unconfirmed
 from aegis_tools.control.remember import remember
 from aegis_tools.control.source import Source, read_source, stored_policy
+from aegis_tools.control.staging import stage
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare
 from aegis_tools.errors import AegisError, DriftError
@@ -116,66 +121,85 @@ def _read(
 def _apply(
     app: App, read: Callable[[], Source], arguments: argparse.Namespace, *, action: str
 ) -> int:
+    more: dict[str, Any] = {}
     with locked(app.paths.lock, command=action), contextlib.ExitStack() as stack:
-        source = _read(app, read, arguments, action)
         live = stack.enter_context(Live(Pins(app.paths.pins)))
+        left = None if arguments.dry_run else _settle(app, live, arguments)
+        source = _read(app, read, arguments, action)
         prepared = _prepare(app, live, source, arguments)
         if arguments.strict:
             check_strict(prepared)
         if arguments.mode == "enforce":
             check_can_enforce(live)
+            fallback.check(app.paths)
         if not arguments.dry_run:
-            _carry_out(app, live, prepared, _mode(arguments), action=action)
+            more = _carry_out(app, live, prepared, arguments, action=action)
+            if left is not None:
+                confirm.forget(app.paths, live, f"replaced by {action}")
         state = describe_state(live)
-    record = source.record
-    facts = {
-        "applied": not arguments.dry_run,
-        "digest": record.digest,
-        "serial": record.serial,
-        "signers": list(record.signers),
-        **state,
-    }
-    verb = "dry run, nothing changed" if arguments.dry_run else f"policy applied: {record.name}"
-    signed = f"serial {record.serial}" if record.signed else "unsigned"
-    app.show(
-        lambda: {**facts, "plan": prepared.plan.to_dict()},
-        lambda: (
-            f"{prepared.plan.as_text()}\n{verb} ({signed}, digest {record.digest[:16]}); "
-            f"{state['summary']}"
-        ),
-    )
+    _tell(app, prepared, {"applied": not arguments.dry_run, **state, **more})
     return 0
 
 
-def _carry_out(app: App, live: Live, prepared: Prepared, mode: Mode | None, *, action: str) -> None:
-    """Commit and set the mode. In between it is the milder of the two modes."""
-    was = read_mode(live)
-    if mode is Mode.AUDIT:
-        set_mode(live, mode)
-    try:
-        carry_out(app.paths, live, prepared, action=action)
-    except BaseException:
-        if live.info().bundle.hex() != prepared.source.record.digest:
-            live.set_config(Config.MODE, int(was is Mode.ENFORCE))
-        raise
-    if mode is Mode.ENFORCE:
-        set_mode(live, mode)
+def _settle(app: App, live: Live, arguments: argparse.Namespace) -> Pending | None:
+    """Return a change that cannot be reverted, which this one replaces."""
+    if arguments.confirm_within:
+        settle_first(app.paths, live)
+        return None
+    return confirm.require_settled(app.paths, live)
+
+
+def _carry_out(
+    app: App, live: Live, prepared: Prepared, arguments: argparse.Namespace, *, action: str
+) -> dict[str, Any]:
+    mode, within = _mode(arguments), arguments.confirm_within
+    if not within or not prepared.plan.changed:
+        carry_out(app.paths, live, prepared, action=action, mode=mode)
+        return {}
+    staged = stage(app.paths, live, prepared, within=within, action=action, mode=mode)
+    return tell_staged(app, staged)
+
+
+def _tell(app: App, prepared: Prepared, facts: dict[str, Any]) -> None:
+    record = prepared.source.record
+    known = {
+        "digest": record.digest,
+        "serial": record.serial,
+        "signers": list(record.signers),
+        **facts,
+    }
+    verb = f"policy applied: {record.name}" if facts["applied"] else "dry run, nothing changed"
+    signed = f"serial {record.serial}" if record.signed else "unsigned"
+    app.show(
+        lambda: {**known, "plan": prepared.plan.to_dict()},
+        lambda: (
+            f"{prepared.plan.as_text()}\n{verb} ({signed}, digest {record.digest[:16]}); "
+            f"{facts['summary']}"
+        ),
+    )
 
 
 def describe_state(live: Live) -> dict[str, Any]:
     """Return mode and what it amounts to."""
     mode = "enforce" if live.config(Config.MODE) else "audit"
-    fallback = live.pins.is_fallback()
+    no_lsm = live.pins.is_fallback()
     attached = live.pins.is_attached()
     if not attached:
         summary = "DETACHED: nothing is denied or watched (aegisbpf attach)"
-    elif fallback:
+    elif no_lsm:
         summary = "AUDIT FALLBACK: nothing can be refused on this boot"
     elif mode == "audit":
         summary = "mode audit: matches are logged, nothing is refused"
     else:
         summary = "mode ENFORCE: matches are refused"
-    return {"mode": mode, "fallback": fallback, "attached": attached, "summary": summary}
+    posture = read_posture(live)
+    return {
+        "mode": mode,
+        "fallback": no_lsm,
+        "attached": attached,
+        "unconfirmed_seconds": posture.to_dict()["deadline_seconds"],
+        "summary": summary + unconfirmed(posture.deadline),
+    }
 
 
 def show(app: App, arguments: argparse.Namespace) -> int:
@@ -186,7 +210,7 @@ def show(app: App, arguments: argparse.Namespace) -> int:
         app, lambda live: (live.info(), live.manual_rules(), describe_state(live))
     )
     policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
-    record = next((r for r in store.records() if r and r.digest == info.bundle.hex()), None)
+    record = next((r for r in known_records(store) if r.digest == info.bundle.hex()), None)
     facts = {
         "digest": info.bundle.hex() if any(info.bundle) else "",
         "serial": info.serial,

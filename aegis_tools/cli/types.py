@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from aegis_tools.cli.duration import parse_duration
+from aegis_tools.control.limits import check_within
+
 MAX_ENTRIES = 1 << 24
 """More than any map here is ever made for."""
 
@@ -30,3 +33,22 @@ def number(low: int, high: int = MAX_ENTRIES) -> Callable[[str], int]:
 
 
 positive = number(1)
+
+
+def within(text: str) -> int:
+    """Return the seconds of ``--confirm-within``.
+
+    Raises:
+        UsageError: It is no duration, or too short or too long.
+    """
+    return check_within(parse_duration(text))
+
+
+def add_confirm_within(parser: argparse.ArgumentParser) -> None:
+    """Add ``--confirm-within``."""
+    parser.add_argument(
+        "--confirm-within",
+        type=within,
+        metavar="TIME",
+        help="undo it unless aegisbpf policy confirm comes in time: 120s, 5m",
+    )

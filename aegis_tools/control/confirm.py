@@ -242,7 +242,7 @@ def _finish(paths: Paths, live: Live | None, pending: Pending, seams: Seams) -> 
         store = Store(paths)
         store.set_current(pending.record)
         store.prune(live=[pending.now.digest])
-    bootstate.keep(paths, live if same_boot else None, pending.now.mode)
+    bootstate.keep(paths, live if same_boot else None, pending.boot_mode)
     remove_pending(paths)
     timer.disarm(paths, runner=seams.run)
     _remember(paths, pending, "policy confirm", note=pending.action)
@@ -263,7 +263,7 @@ def revert(
     Raises:
         AegisError: The old policy cannot be brought back; the host is in audit.
     """
-    pending = look_torevert_now(paths, live)
+    pending = look_to_revert(paths, live)
     if pending is None:
         return None
     if pending.confirmed:
@@ -278,7 +278,7 @@ def settle(paths: Paths, live: Live | None, *, seams: Seams = SYSTEM) -> Reverte
 
     The caller holds the lock. See :func:`revert`.
     """
-    pending = look_torevert_now(paths, live)
+    pending = look_to_revert(paths, live)
     if pending is None or not _is_due(paths, pending, seams.boot_ns()):
         return None
     other_boot = pending.boot_id != bootclock.boot_id(paths)
@@ -286,7 +286,7 @@ def settle(paths: Paths, live: Live | None, *, seams: Seams = SYSTEM) -> Reverte
     return revert(paths, live, why=why, seams=seams)
 
 
-def look_torevert_now(paths: Paths, live: Live | None) -> Pending | None:
+def look_to_revert(paths: Paths, live: Live | None) -> Pending | None:
     """Return what :func:`look` does; a damaged record without a deadline is dropped."""
     try:
         return look(paths, live)
@@ -364,7 +364,7 @@ def revert_now(
         and (_is_live(live, pending.was) or _is_live(live, pending.now))
     ):
         _revert_kernel(paths, live, pending, seams)
-    fallback.set_mode_before(paths, pending.was.mode)
+    fallback.forget_mode(paths, pending.now.mode, pending.was.mode)
     remove_pending(paths)
     timer.disarm(paths, runner=seams.run)
     _remember(paths, pending, "policy revert", note=f"{pending.action}: {why}")

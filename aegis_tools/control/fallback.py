@@ -128,14 +128,14 @@ def enter(
     return True
 
 
-def set_mode_before(paths: Paths, mode: Mode) -> None:
-    """Change what a resume sets. The caller holds the lock.
+def forget_mode(paths: Paths, which: Mode, mode: Mode) -> None:
+    """Let a resume set ``mode`` where it would have set ``which``. The caller holds the lock.
 
     Raises:
         StateError: It cannot be written.
     """
     found = read(paths)
-    if found is not None and found.mode_before is not mode:
+    if found is not None and found.mode_before is which is not mode:
         _write(paths, Fallback(found.since, found.reason, found.detail, mode))
 
 
@@ -165,6 +165,15 @@ def leave(paths: Paths, live: Live | None) -> Fallback | None:
         set_mode(live, found.mode_before)
     remember(paths, "resume", note=f"mode {found.mode_before.value}; was held: {found.meaning}")
     return found
+
+
+def why_held(paths: Paths) -> str:
+    """Return why the host is held in audit, for a person; empty where it is not."""
+    try:
+        found = read(paths)
+    except StateError as error:
+        return error.message
+    return found.meaning if found else ""
 
 
 def check(paths: Paths) -> None:

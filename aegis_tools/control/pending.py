@@ -4,7 +4,7 @@
 
     {"format": 1, "action": "policy apply", "since": 1700000000, "boot_id": "…",
      "deadline_boot_ns": 123, "was": side, "now": side, "record": record or null,
-     "confirmed": false, "failed": "", "failed_boot_ns": 0}
+     "boot_mode": "enforce" or null, "confirmed": false, "failed": "", "failed_boot_ns": 0}
     side: {"digest": "64 hex digits, or empty for no policy", "mode": "audit", "serial": 0,
            "manual": ["hex", …], "removed": ["16 hex digits", …]}
 
@@ -14,6 +14,7 @@ whoever finds the file finishes the confirmation; without it, whoever finds it o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +22,7 @@ from typing import Any
 
 from aegis_tools.control import files
 from aegis_tools.control.files import printable
-from aegis_tools.control.store import Record, parse_record
+from aegis_tools.control.store import Record, Store, parse_record
 from aegis_tools.errors import StateError
 from aegis_tools.kernel.layout import MANUAL_RULE, ManualRule
 from aegis_tools.paths import Paths
@@ -29,9 +30,6 @@ from aegis_tools.policy import strictjson
 from aegis_tools.policy.model import Mode
 
 MAX_FILE = 32 << 20
-SHORTEST, LONGEST = 5, 86400
-"""Seconds that a confirmation may be waited for."""
-
 _FORMAT = 1
 _NUMBER = 2**63 - 1
 _DIGEST = re.compile(r"[0-9a-f]{64}|")
@@ -79,6 +77,7 @@ class Pending:
         was: What a revert brings back.
         now: What a confirmation keeps.
         record: What a confirmation makes current; None where only the mode changes.
+        boot_mode: The mode that a confirmation keeps for the next boot; None where none was set.
         confirmed: A confirmation has begun, and is only to be finished.
         failed: Why the last revert failed; empty without one.
         failed_ns: When, boot clock.
@@ -92,6 +91,7 @@ class Pending:
     was: Side
     now: Side
     record: Record | None = None
+    boot_mode: Mode | None = None
     confirmed: bool = False
     failed: str = ""
     failed_ns: int = 0
@@ -112,6 +112,7 @@ class Pending:
             "was": self.was.to_dict(),
             "now": self.now.to_dict(),
             "record": asdict(self.record) if self.record else None,
+            "boot_mode": self.boot_mode.value if self.boot_mode else None,
             "confirmed": self.confirmed,
             "failed": self.failed,
             "failed_boot_ns": self.failed_ns,
@@ -145,6 +146,7 @@ def parse(data: bytes) -> Pending:
             was=_side(top["was"]),
             now=_side(top["now"]),
             record=parse_record(top["record"]),
+            boot_mode=None if top["boot_mode"] is None else Mode(top["boot_mode"]),
             confirmed=_flag(top["confirmed"]),
             failed=_text(top["failed"]),
             failed_ns=_number(top["failed_boot_ns"]),
@@ -174,6 +176,19 @@ def read_pending(paths: Paths) -> Pending | None:
             hint="go back to the policy of the last boot: aegisbpf policy revert",
             detail=str(error),
         ) from error
+
+
+def known_records(store: Store) -> list[Record]:
+    """Return the policies that have a name here: the current, the previous, the unconfirmed one.
+
+    Raises:
+        StateError: The record of policies is damaged.
+    """
+    found = [*store.records()]
+    with contextlib.suppress(StateError):
+        pending = read_pending(store.paths)
+        found.append(pending.record if pending else None)
+    return [record for record in found if record]
 
 
 def write_pending(paths: Paths, pending: Pending, *, calls: files.Calls = files.SYSTEM) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from aegis_tools.control.live import Live
 from aegis_tools.kernel.layout import Config
+from aegis_tools.paths import Paths
 
 MODES = ("audit", "enforce")
 """By number, enum aegis_mode."""
@@ -15,7 +16,7 @@ STATES = {
     "enforcing": "matches of enforcing rules are refused",
     "auditing": "nothing is refused: the mode is audit",
     "audit-fallback": "AUDIT FALLBACK: the audit fallback is loaded, nothing can be refused",
-    "deadline-passed": "nothing is refused: the policy was not confirmed in time",
+    "deadline-passed": "nothing is refused: the change was not confirmed in time",
     "disabled": "nothing is refused or watched: disabled is on",
     "detached": "nothing is refused or watched: hooks are detached",
 }
@@ -28,11 +29,14 @@ class Posture(NamedTuple):
         mode: As set: ``audit`` or ``enforce``.
         state: A key of STATES.
         deadline: Seconds until enforce counts as audit; negative when passed, None without one.
+            There is one exactly while a change is not confirmed.
+        held: Why the host is held in audit (control.fallback); empty where it is not.
     """
 
     mode: str
     state: str
     deadline: float | None
+    held: str = ""
 
     @property
     def enforcing(self) -> bool:
@@ -43,9 +47,9 @@ class Posture(NamedTuple):
     def meaning(self) -> str:
         """The state in one line, for a person."""
         text = STATES[self.state]
-        if self.enforcing and self.deadline is not None:
-            text += f", for {self.deadline:.0f} s more unless it is confirmed"
-        return text
+        if self.held:
+            text += f"; HELD IN AUDIT, {self.held}: aegisbpf resume"
+        return text + unconfirmed(self.deadline)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as ``--json`` prints it."""
@@ -55,8 +59,23 @@ class Posture(NamedTuple):
             "state": self.state,
             "enforcing": self.enforcing,
             "deadline_seconds": deadline,
+            "unconfirmed": self.deadline is not None,
+            "held": self.held,
             "meaning": self.meaning,
         }
+
+
+def unconfirmed(deadline: float | None) -> str:
+    """Return what to add where a change is not confirmed; empty without a deadline.
+
+    Args:
+        deadline: Seconds left; negative when passed.
+    """
+    if deadline is None:
+        return ""
+    if deadline < 0:
+        return "; UNCONFIRMED, and the time is over: aegisbpf policy revert"
+    return f"; UNCONFIRMED, reverts in {deadline:.0f} s: aegisbpf policy confirm"
 
 
 def judge(
@@ -79,14 +98,20 @@ def judge(
     return Posture(name, state, deadline)
 
 
-def read_posture(live: Live) -> Posture:
-    """Return the posture of what is loaded."""
+def read_posture(live: Live, paths: Paths | None = None) -> Posture:
+    """Return the posture of what is loaded; with ``paths`` also whether it is held in audit."""
+    held = ""
+    if paths is not None:
+        from aegis_tools.control.fallback import why_held
+
+        held = why_held(paths)
     at = live.config(Config.DEADLINE)
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return judge(
+    posture = judge(
         live.config(Config.MODE),
         (at - now) / 1e9 if at else None,
         disabled=bool(live.config(Config.DISABLED)),
         attached=live.pins.is_attached(),
         fallback=live.pins.is_fallback(),
     )
+    return posture._replace(held=held)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from aegis_tools.control.live import Live
-from aegis_tools.control.mode import set_mode
 from aegis_tools.control.posture import MODES, read_posture
 from aegis_tools.errors import UsageError
 from aegis_tools.kernel.layout import SAMPLE_ALL, Config
+from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
 
 
@@ -30,7 +30,7 @@ class Setting:
     name: str
     help: str
     get: Callable[[Live], Any]
-    set: Callable[[Live, str], None] | None
+    set: Callable[[Live, Paths, str], None] | None
     values: str
 
 
@@ -65,19 +65,23 @@ def shown(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _set_rate(live: Live, text: str) -> None:
+def _set_rate(live: Live, paths: Paths, text: str) -> None:
+    del paths
     live.set_config(Config.SAMPLE, to_sample(parse_rate(text)))
 
 
-def _set_mode(live: Live, text: str) -> None:
+def _set_mode(live: Live, paths: Paths, text: str) -> None:
+    from aegis_tools.control.hostmode import switch
+
     if text not in MODES:
         raise UsageError(f"there is no mode {text}", hint="use audit or enforce")
-    set_mode(live, Mode(text))
+    switch(paths, live, Mode(text), action="config set")
 
 
-def _set_disabled(live: Live, text: str) -> None:
+def _set_disabled(live: Live, paths: Paths, text: str) -> None:
     if text not in ("on", "off"):
         raise UsageError(f"{text} is neither on nor off", hint="use on or off")
+    del paths
     live.set_config(Config.DISABLED, text == "on")
 
 
@@ -121,7 +125,7 @@ def setting(name: str) -> Setting:
     raise UsageError(f"there is no setting {name}", hint=f"settings: {names}")
 
 
-def change(live: Live, name: str, text: str) -> bool:
+def change(live: Live, paths: Paths, name: str, text: str) -> bool:
     """Set a setting; return whether it was different. The caller holds the lock.
 
     Raises:
@@ -132,5 +136,5 @@ def change(live: Live, name: str, text: str) -> bool:
     if wanted.set is None:
         raise UsageError(f"{name} cannot be set", hint="see: aegisbpf policy apply --help")
     before = wanted.get(live)
-    wanted.set(live, text)
+    wanted.set(live, paths, text)
     return bool(wanted.get(live) != before)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aegis_tools.control import files
 from aegis_tools.control.keystore import KeyStore
+from aegis_tools.control.pending import known_records
 from aegis_tools.control.store import Record, Store, Stored
 from aegis_tools.errors import TrustError
 from aegis_tools.policy.load import require_policy
@@ -169,7 +170,7 @@ def stored_policy(store: Store, digest: bytes) -> Policy:
 
     stored = store.load(digest.hex())
     if not stored.signed:
-        record = next((r for r in store.records() if r and r.digest == stored.digest), None)
+        record = next((r for r in known_records(store) if r.digest == stored.digest), None)
         return require_policy(stored.data, record.name if record else "")[0]
     bundle = bundles.read_bundle(dsse.Envelope.from_bytes(stored.data))
     return require_policy(bundle.policy.encode(), bundle.policy_name)[0]

@@ -10,30 +10,17 @@ from aegis_tools.control import bootclock, fallback, timer
 from aegis_tools.control.apply import Prepared, accept, make_live
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.confirm import revert_now
+from aegis_tools.control.limits import check_within
 from aegis_tools.control.live import Live
 from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
-from aegis_tools.control.pending import LONGEST, SHORTEST, Pending, Side, write_pending
+from aegis_tools.control.pending import Pending, Side, write_pending
 from aegis_tools.control.remember import remember
 from aegis_tools.control.restore import removed_by_hand
 from aegis_tools.control.store import Store
-from aegis_tools.errors import AegisError, UsageError
+from aegis_tools.errors import AegisError
 from aegis_tools.kernel.layout import Config, ManualRule
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
-
-
-def check_within(seconds: int) -> int:
-    """Return the seconds.
-
-    Raises:
-        UsageError: Too few or too many.
-    """
-    if not SHORTEST <= seconds <= LONGEST:
-        raise UsageError(
-            f"--confirm-within takes {SHORTEST} s to {LONGEST // 3600} h",
-            hint="write it like 120s or 5m",
-        )
-    return seconds
 
 
 @dataclass(frozen=True)
@@ -86,6 +73,7 @@ def stage(
         was=was,
         now=now,
         record=record,
+        boot_mode=mode,
     )
 
     def change() -> None:
@@ -117,6 +105,7 @@ def stage_mode(
         deadline_ns=seams.boot_ns() + check_within(within) * 10**9,
         was=was,
         now=now,
+        boot_mode=mode,
     )
     note = f"{was.mode.value} -> {mode.value}"
     change = lambda: set_mode(live, mode)  # noqa: E731
