@@ -7,7 +7,7 @@ import time
 
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.health import Report, read_report
-from aegis_tools.kernel.features import read_features
+from aegis_tools.kernel.features import read_host_features
 
 MARKS = {True: "ok", False: "FAIL", None: "--"}
 
@@ -33,7 +33,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     """Run the checks and print them."""
     report = read_report(
         app.paths,
-        read_features(),
+        read_host_features(app.paths.root),
         now=int(time.time()),
         config=arguments.check_config,
         fallback_ok=arguments.allow_fallback,

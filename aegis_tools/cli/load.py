@@ -11,7 +11,7 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.errors import KernelError, UsageError
 from aegis_tools.kernel import loader
-from aegis_tools.kernel.features import mount_securityfs, read_features
+from aegis_tools.kernel.features import mount_securityfs, read_host_features
 from aegis_tools.kernel.pins import Pins
 
 CAPACITY_OPTIONS = {
@@ -96,7 +96,7 @@ def load(app: App, arguments: argparse.Namespace) -> int:
         before = set(pins.names("links"))
         loaded = loader.load(
             pins,
-            read_features(),
+            read_host_features(app.paths.root),
             options,
             require_lsm=arguments.require_lsm,
         )
@@ -127,7 +127,7 @@ def load(app: App, arguments: argparse.Namespace) -> int:
 
 def _would_load(app: App, pins: Pins, options: loader.LoadOptions, *, require_lsm: bool) -> int:
     """Say what a load would do, as far as that is known without asking the kernel."""
-    features = read_features()
+    features = read_host_features(app.paths.root)
     if features.disabled:
         raise KernelError(
             "loading is disabled on the kernel command line (aegisbpf.disable=1)",
@@ -243,8 +243,11 @@ def _remember(app: App, pins: int) -> None:
     """Reset must work with the state folder full, read-only or gone: the record is a courtesy."""
     import contextlib
 
+    from aegis_tools.control.confirm import forget
     from aegis_tools.control.remember import remember
     from aegis_tools.errors import AegisError
 
+    with contextlib.suppress(AegisError, OSError):
+        forget(app.paths, None, "reset")
     with contextlib.suppress(AegisError, OSError):
         remember(app.paths, "reset", counts={"pins": pins})

@@ -63,6 +63,23 @@ def change(app: App, live: Live, mode: str) -> bool:
     return switch(app.paths, live, Mode(mode))
 
 
+def change_or_stay(app: App, live: Live, mode: str) -> bool:
+    """Set the mode, or say why it stays: a service that starts again must not fail for it.
+
+    The host stays in audit where it is held there, and in whatever a change that is not confirmed
+    yet has set. The caller holds the lock.
+    """
+    from aegis_tools.control.confirm import UnconfirmedError
+    from aegis_tools.control.fallback import HeldError
+
+    try:
+        return change(app, live, mode)
+    except (HeldError, UnconfirmedError) as error:
+        app.note(f"warning: the mode stays {read_posture(live).mode}: {error.message}")
+        app.note(f"  next: {error.hint}")
+        return False
+
+
 def stage(app: App, live: Live, mode: str, within: int) -> tuple[bool, dict[str, Any]]:
     """Set the mode until it is confirmed. The caller holds the lock."""
     from aegis_tools.cli.confirm import tell_staged

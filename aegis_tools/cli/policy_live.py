@@ -21,6 +21,7 @@ from aegis_tools.control.apply import (
     prepare,
     previous_source,
 )
+from aegis_tools.control.edit_maps import as_they_are
 from aegis_tools.control.history import History
 from aegis_tools.control.hostmode import settle_first
 from aegis_tools.control.keystore import KeyStore
@@ -218,7 +219,7 @@ def show(app: App, arguments: argparse.Namespace) -> int:
         "applied": _moment(info.applied_ns // 10**9) if info.applied_ns else "",
         "content": info.content.hex(),
         "rules": len(policy.rules),
-        "manual": sorted(manual.id_of(found) for found in records.values()),
+        "manual": sorted(manual.label(found) for found in records.values()),
         **state,
     }
     head = [f"# {name}: {value}" for name, value in facts.items() if name != "manual"]
@@ -251,7 +252,7 @@ def live_policy(app: App) -> Policy:
         app, lambda live: (live.info(), live.manual_rules(), live.entries("rules"))
     )
     policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
-    kept = [r for r in policy.rules if uid_key(r.id) in found]
+    kept = as_they_are((r for r in policy.rules if uid_key(r.id) in found), found)
     by_hand = [rule for rule in map(manual.to_rule, records.values()) if rule is not None]
     cgroups = [*policy.allow_cgroups, *manual.cgroups_of(records.values())]
     return Policy((*kept, *by_hand), tuple(dict.fromkeys(cgroups)), policy.version)

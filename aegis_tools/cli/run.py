@@ -15,7 +15,7 @@ from aegis_tools.agent.decode import Decoder
 from aegis_tools.agent.names import CgroupNames, RuleNames
 from aegis_tools.agent.stream import Stop, Stream, Writer, stop_on_signals
 from aegis_tools.cli.load import add_size_options, size_options
-from aegis_tools.cli.mode import change
+from aegis_tools.cli.mode import change_or_stay
 from aegis_tools.cli.output import App
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
@@ -24,7 +24,7 @@ from aegis_tools.control.settings import parse_rate, to_sample
 from aegis_tools.errors import AegisError, KernelError, StateError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.cgroups import cgroup_path
-from aegis_tools.kernel.features import mount_securityfs, read_features
+from aegis_tools.kernel.features import mount_securityfs, read_host_features
 from aegis_tools.kernel.layout import Config, Stat
 from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.mountpaths import MountPaths
@@ -112,14 +112,13 @@ def prepare(
     with locked(app.paths.lock, command="run"):
         # Where it is loaded with other sizes, a service that starts again must not fail for it.
         options = loader.LoadOptions() if pins.is_loaded() else asked
-        loaded = loader.load(
-            pins, read_features(), options, require_lsm=arguments.mode == "enforce"
-        )
+        features = read_host_features(app.paths.root)
+        loaded = loader.load(pins, features, options, require_lsm=arguments.mode == "enforce")
         with Live(pins) as live:
             if not loaded.fresh:
                 note_sizes(app, live, asked)
             if arguments.mode is not None:
-                change(app, live, arguments.mode)
+                change_or_stay(app, live, arguments.mode)
             if rate is not None:
                 live.set_config(Config.SAMPLE, to_sample(rate))
     return loaded

@@ -29,7 +29,7 @@ from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import AegisError, PolicyError, StateError
 from aegis_tools.kernel.cgroups import cgroup_ids
 from aegis_tools.kernel.inode_keys import Identifier
-from aegis_tools.kernel.layout import Config, ManualRule, uid_key, uid_of
+from aegis_tools.kernel.layout import Config, ManualRule, uid_of
 from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.paths import Paths
 from aegis_tools.policy.lint import dangers
@@ -70,11 +70,12 @@ def prepare(
     records = {} if drop_manual else live.manual_rules()
     rules = resolve_all(live, source.policy, records, now=now)
     check_capacity(live, rules)
+    kept = rules.maps["manual_rules"]
     plan = make_plan(
         live,
         rules,
         name_of=lambda uids: names_of(live, store, uids),
-        kept=[manual.id_of(record) for record in records.values()],
+        kept=[manual.label(r) for r in records.values() if manual.key_of(r) in kept],
         problems=(*source.problems, *dangers(source.policy)),
         after=source.record.digest,
     )
@@ -88,9 +89,10 @@ def resolve_all(
     live: Live, policy: Policy, records: Mapping[int, ManualRule], *, now: float
 ) -> Rules:
     """Resolve a policy together with rules made by hand, and keep their records."""
+    modes = manual.modes_of(records.values())
     by_hand = [rule for rule in map(manual.to_rule, records.values()) if rule is not None]
     texts = (*policy.allow_cgroups, *manual.cgroups_of(records.values()))
-    whole = Policy((*policy.rules, *by_hand), texts, policy.version)
+    whole = Policy((*manual.with_modes(policy.rules, modes), *by_hand), texts, policy.version)
     with Identifier(live.pins) as identifier:
         rules = resolve(
             whole,
@@ -100,8 +102,11 @@ def resolve_all(
             fallback=live.pins.is_fallback(),
             ambiguous=ambiguous_devices(read_mounts()),
         )
+    said = {rule.id: rule.mode for rule in policy.rules} if modes else {}
     for record in records.values():
-        rules.maps["manual_rules"][uid_key(manual.id_of(record))] = record.pack()
+        rule = record.text.removeprefix(manual.MODE)
+        if rule == record.text or said.get(rule, modes[rule]) is not modes[rule]:
+            rules.maps["manual_rules"][manual.key_of(record)] = record.pack()
     return rules
 
 

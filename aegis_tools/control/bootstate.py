@@ -26,7 +26,7 @@ from aegis_tools.policy.model import Mode
 _FORMAT = 1
 _MAX_FILE = 65536
 _WHAT = "record of the mode at boot"
-_MOST = 1 << 30
+_MOST_ENTRIES, _RING = 1 << 24, (4096, 1 << 30)
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def parse(data: bytes) -> BootState:
         good = (
             top["format"] == _FORMAT
             and all(name in SPECS for name in sizes)
-            and all(strictjson.is_integer(size, 1, _MOST) for size in sizes.values())
-            and strictjson.is_integer(ring, 0, _MOST)
+            and all(strictjson.is_integer(size, 1, _MOST_ENTRIES) for size in sizes.values())
+            and (ring == 0 or strictjson.is_integer(ring, *_RING))
             and not ring & (ring - 1)
         )
         if not good:

@@ -221,6 +221,8 @@ def _why_not(paths: Paths, live: Live | None, pending: Pending, now_ns: int) -> 
         return why
     if not _is_live(live, pending.now):
         return "the change is not live"
+    if live.info().editing:
+        return "the change was cut short"
     cut = read_mode(live) is not pending.now.mode and fallback.read(paths) is None
     return "the change was cut short" if cut else ""
 

@@ -19,11 +19,14 @@ from aegis_tools.control import manual
 from aegis_tools.control.commit import OPTIONS, commit, new_inner
 from aegis_tools.control.edit_maps import (
     Write,
+    as_they_are,
     deepest,
     difference,
     digest_at,
+    drop_modes,
     join,
     missing_rules,
+    set_modes,
     uids_in_entry,
 )
 from aegis_tools.control.live import Entries, Live
@@ -102,8 +105,8 @@ class Editor:
         self.names = names
         self._make_identify = identify
         self._identify: Identify | None = None
-        self._now_ns = now_ns
-        self._by = by
+        self.now_ns = now_ns
+        self.by = by
 
     @property
     def identify(self) -> Identify:
@@ -151,9 +154,17 @@ class Editor:
         Raises:
             KernelError: The kernel refused.
         """
+        self.change(lambda _: None, removed=uids)
+
+    def change(self, change: Callable[[Rules], None], *, removed: Collection[int] = ()) -> None:
+        """Remove rules and change others, entry by entry where that is few entries.
+
+        Raises:
+            KernelError: The kernel refused.
+        """
         self.heal()
-        before, gone = self.live.all_entries(), set(uids)
-        target = self._target(before, gone, refill=True)
+        before = self.live.all_entries()
+        target = self._target(before, set(removed), change, refill=True)
         writes, deletions = difference(before, target.maps)
         if len(writes) + len(deletions) <= _FEW:
             # A map may have no room until what goes is gone; new maps have.
@@ -209,19 +220,20 @@ class Editor:
         }
         if not self.names.problem:
             gone |= attributes - set(named)
-        self._rebuild(removed=gone, refill=True)
+        modes = manual.with_modes(named.values(), manual.modes_of(records.values()))
+        self._rebuild(removed=gone, change=lambda rules: set_modes(rules, modes), refill=True)
         return True
 
     def _plan(self, rule: Rule) -> _Planned:
         wanted = self._resolve((rule,))
         _check_matches(rule, wanted)
         info, uid = self.live.info(), uid_key(rule.id)
-        stamp = max(self._now_ns, info.applied_ns + 1)
-        record = manual.to_record(rule, now_ns=stamp, uid=self._by)
+        stamp = max(self.now_ns, info.applied_ns + 1)
+        record = manual.to_record(rule, now_ns=stamp, uid=self.by)
         old = self._look("manual_rules", uid)
         was = ManualRule.unpack(old) if old else None
         writes, kept, in_place = self._merge(wanted)
-        if was is not None and _meaning(was) == _meaning(record):
+        if was is not None and was[2:6] == record[2:6]:
             in_place = in_place and was.added_ns > info.applied_ns
             record = was
         elif was is not None:
@@ -354,6 +366,7 @@ class Editor:
         refill: bool = False,
     ) -> Rules:
         rules = Rules(maps=tidy(maps, gone))
+        drop_modes(rules.maps)
         change(rules)
         if refill:
             named = {uid: r for uid, r in self.names.all().items() if uid not in gone}
@@ -389,7 +402,8 @@ class Editor:
     def _refill(self, rules: Rules, named: dict[int, Rule]) -> None:
         """Let rules that do not stand in all the places they ask for have what is free now."""
         fallback = self.live.pins.is_fallback()
-        missing = tuple(missing_rules(rules, named, fallback=fallback))
+        found = missing_rules(rules, named, fallback=fallback)
+        missing = tuple(as_they_are(found, rules.maps["rules"]))
         if missing:
             wanted = self._resolve(missing)
             join(rules, wanted)
@@ -416,10 +430,6 @@ def _check_matches(rule: Rule, wanted: Rules) -> None:
         hint="make it first; a rule for a file that does not exist yet needs its directory",
         data={"rule": rule.id},
     )
-
-
-def _meaning(record: ManualRule) -> tuple[int, ...]:
-    return (record.operations, record.enforce, record.signal, record.depth)
 
 
 def _set(inner: Map, name: str, key: bytes, value: bytes) -> None:

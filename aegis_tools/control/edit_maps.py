@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from aegis_tools.control.live import Entries, content_digest, strip
+from aegis_tools.control.manual import MODE
 from aegis_tools.control.merge import ENTRY_MAPS, NETWORK_MAPS, merge, usage
 from aegis_tools.control.resolve import Rules
-from aegis_tools.kernel.layout import FILE_ENTRY, POLICY_MAPS, ManualRule
-from aegis_tools.policy.model import Kind, Rule
+from aegis_tools.kernel.layout import FILE_ENTRY, POLICY_MAPS, RULE_ATTR, ManualRule, uid_key
+from aegis_tools.policy.model import Kind, Mode, Rule
 
 _HOMES = {
     Kind.PATH: ("deny_inode_map", "deny_path_map"),
@@ -57,6 +58,33 @@ def missing_rules(rules: Rules, named: dict[int, Rule], *, fallback: bool) -> It
             there = [set[int]().union(*in_each)]
         for uid in uids.difference(there[0].intersection(*there[1:])):
             yield named[uid]
+
+
+def set_modes(rules: Rules, wanted: Iterable[Rule]) -> None:
+    """Give those rules that are in the maps the mode they are to have."""
+    attributes = rules.maps["rules"]
+    for rule in wanted:
+        uid = uid_key(rule.id)
+        if uid in attributes:
+            signal = RULE_ATTR.unpack(attributes[uid])[1]
+            attributes[uid] = RULE_ATTR.pack(rule.mode is Mode.ENFORCE, signal)
+
+
+def drop_modes(maps: Mapping[str, Entries]) -> None:
+    """Drop the modes that were set by hand of rules that are no more."""
+    records = maps["manual_rules"]
+    for key, value in list(records.items()):
+        kind, _, rule = ManualRule.unpack(value).text.partition(":")
+        if kind + ":" == MODE and uid_key(rule) not in maps["rules"]:
+            del records[key]
+
+
+def as_they_are(rules: Iterable[Rule], attributes: Entries) -> Iterator[Rule]:
+    """Yield rules with the mode that the maps give them, which is not always the policy's."""
+    for rule in rules:
+        attribute = attributes.get(uid_key(rule.id))
+        mode = Mode.ENFORCE if attribute and attribute[0] else Mode.AUDIT
+        yield rule._replace(mode=mode) if attribute else rule
 
 
 def join(rules: Rules, wanted: Rules) -> None:

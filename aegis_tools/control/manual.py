@@ -1,22 +1,24 @@
 """Rules made by hand: how they are kept in the kernel, and how they come back as rules.
 
-Their ids are ``manual:KIND:TARGET``; an allowed cgroup is kept as ``cgroup:PATH``. They
+A rule of the policy that was promoted or demoted by hand is kept as ``mode:ID``, with the mode
+it has now. Their ids are ``manual:KIND:TARGET``; an allowed cgroup is kept as ``cgroup:PATH``. They
 live in the kernel beside their entries, so an apply can carry them over and no file can
 disagree with the kernel about them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aegis_tools.control.resolve import SIGNALS
 from aegis_tools.errors import PolicyError
-from aegis_tools.kernel.layout import MANUAL_TEXT, ManualRule
+from aegis_tools.kernel.layout import MANUAL_TEXT, ManualRule, uid_key
 from aegis_tools.policy.model import MAX_DEPTH, Kind, Mode, Op, Rule, Signal
 from aegis_tools.policy.targets import allowed_operations, canonical
 
 PREFIX = "manual:"
 CGROUP = "cgroup:"
+MODE = "mode:"
 SIGNAL_NAMES = {number: signal for signal, number in SIGNALS.items()}
 
 
@@ -44,9 +46,50 @@ def cgroup_record(path: str, *, now_ns: int, uid: int) -> ManualRule:
     return ManualRule(now_ns, uid, 0, 0, 0, 0, CGROUP + path)
 
 
+def mode_record(rule_id: str, *, enforce: bool, now_ns: int, uid: int) -> ManualRule:
+    """Return what the kernel keeps of a policy's rule that has another mode than the policy says.
+
+    Raises:
+        PolicyError: The id is too long to be kept.
+    """
+    _check_length(MODE + rule_id)
+    return ManualRule(now_ns, uid, 0, int(enforce), 0, 0, MODE + rule_id)
+
+
+def mode_key(rule_id: str) -> bytes:
+    """Return the key of a rule's mode record."""
+    return uid_key(PREFIX + MODE + rule_id)
+
+
+def modes_of(records: Iterable[ManualRule]) -> dict[str, Mode]:
+    """Return the modes that were set by hand, by rule id."""
+    return {
+        record.text.removeprefix(MODE): Mode.ENFORCE if record.enforce else Mode.AUDIT
+        for record in records
+        if record.text.startswith(MODE)
+    }
+
+
+def label(record: ManualRule) -> str:
+    """Return what a person calls a record: a rule's id, or ``mode:ID=enforce``."""
+    if not record.text.startswith(MODE):
+        return id_of(record)
+    return f"{record.text}={'enforce' if record.enforce else 'audit'}"
+
+
+def with_modes(rules: Iterable[Rule], modes: Mapping[str, Mode]) -> tuple[Rule, ...]:
+    """Return a policy's rules with the modes that were set by hand."""
+    return tuple(r._replace(mode=modes[r.id]) if r.id in modes else r for r in rules)
+
+
 def id_of(record: ManualRule) -> str:
     """Return the id of a record's rule, from which its uid follows."""
     return PREFIX + record.text
+
+
+def key_of(record: ManualRule) -> bytes:
+    """Return the key under which the kernel keeps a record."""
+    return uid_key(id_of(record))
 
 
 def to_rule(record: ManualRule) -> Rule | None:

@@ -88,5 +88,8 @@ class Names:
 
 
 def rules_by_uid(live: Live, paths: Paths) -> dict[int, Rule]:
-    """Return every live rule that has a name, by uid; see :class:`Names` for single ones."""
-    return Names(live, paths).all()
+    """Return every live rule that has a name, by uid, in the mode that it has in the kernel."""
+    from aegis_tools.control.edit_maps import as_they_are
+
+    found = Names(live, paths).all()
+    return dict(zip(found, as_they_are(found.values(), live.entries("rules")), strict=True))

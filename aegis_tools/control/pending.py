@@ -6,7 +6,7 @@
      "deadline_boot_ns": 123, "was": side, "now": side, "record": record or null,
      "boot_mode": "enforce" or null, "confirmed": false, "failed": "", "failed_boot_ns": 0}
     side: {"digest": "64 hex digits, or empty for no policy", "mode": "audit", "serial": 0,
-           "manual": ["hex", …], "removed": ["16 hex digits", …]}
+           "manual": ["hex", …], "absent": ["16 hex digits", …], "removed": ["16 hex digits", …]}
 
 It is written before the kernel is touched. ``confirmed`` is the point of no return: with it,
 whoever finds the file finishes the confirmation; without it, whoever finds it overdue reverts.
@@ -44,7 +44,8 @@ class Side:
         digest: Of the stored policy, hex; empty for none.
         mode: The host's.
         serial: Of the bundle; 0 if unsigned or none.
-        manual: Rules made by hand that the change drops.
+        manual: Rules made by hand, and modes set by hand, that the change drops or alters.
+        absent: Keys of rules made by hand, and modes set by hand, that the change adds.
         removed: Uids of the policy's rules that were removed by hand.
     """
 
@@ -53,6 +54,7 @@ class Side:
     serial: int = 0
     manual: tuple[ManualRule, ...] = ()
     removed: frozenset[int] = frozenset()
+    absent: frozenset[int] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as the file has it."""
@@ -61,6 +63,7 @@ class Side:
             "mode": self.mode.value,
             "serial": self.serial,
             "manual": [record.pack().rstrip(b"\0").hex() for record in self.manual],
+            "absent": sorted(f"{uid:016x}" for uid in self.absent),
             "removed": sorted(f"{uid:016x}" for uid in self.removed),
         }
 
@@ -216,16 +219,15 @@ _SIDE = {field.name for field in fields(Side)}
 def _side(values: Any) -> Side:
     if set(values) != _SIDE or not _DIGEST.fullmatch(values["digest"]):
         raise ValueError("a side is not as it must be")
-    if not isinstance(values["manual"], list) or not isinstance(values["removed"], list):
+    if not isinstance(values["manual"], list):
         raise ValueError("a list is none")
-    if not all(_UID.fullmatch(uid) for uid in values["removed"]):
-        raise ValueError("a rule's number is none")
     return Side(
         digest=values["digest"],
         mode=Mode(values["mode"]),
         serial=_number(values["serial"]),
         manual=tuple(_manual(text) for text in values["manual"]),
-        removed=frozenset(int(uid, 16) for uid in values["removed"]),
+        removed=_uids(values["removed"]),
+        absent=_uids(values["absent"]),
     )
 
 
@@ -234,6 +236,12 @@ def _manual(text: str) -> ManualRule:
     if len(data) > MANUAL_RULE.size:
         raise ValueError("a rule made by hand is too long")
     return ManualRule.unpack(data.ljust(MANUAL_RULE.size, b"\0"))
+
+
+def _uids(values: Any) -> frozenset[int]:
+    if not isinstance(values, list) or not all(_UID.fullmatch(uid) for uid in values):
+        raise ValueError("a rule's number is none")
+    return frozenset(int(uid, 16) for uid in values)
 
 
 def _text(value: Any) -> str:

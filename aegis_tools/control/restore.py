@@ -57,7 +57,7 @@ def restore(paths: Paths, live: Live, was: Side, *, now: float) -> bool:
     left = tuple(rule for rule in policy.rules if uid_of(rule.id) not in gone)
     policy = Policy(left, policy.allow_cgroups, policy.version)
     records = {uid_of(manual.id_of(record)): record for record in was.manual}
-    records.update(live.manual_rules())
+    records.update((uid, r) for uid, r in live.manual_rules().items() if uid not in was.absent)
     rules = resolve_all(live, policy, records, now=now)
     check_capacity(live, rules)
     plan = make_plan(live, rules, name_of=lambda _: {}, after=was.digest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from aegis_tools.control import bootclock, fallback, timer
@@ -65,16 +65,8 @@ def stage(
     dropped = [r for uid, r in live.manual_rules().items() if uid.to_bytes(8, "little") not in kept]
     was = _present(paths, live, tuple(dropped))
     now = Side(record.digest, mode or was.mode, record.serial)
-    pending = Pending(
-        action=action,
-        since=int(seams.wall()),
-        boot_id=bootclock.boot_id(paths),
-        deadline_ns=seams.boot_ns() + check_within(within) * 10**9,
-        was=was,
-        now=now,
-        record=record,
-        boot_mode=mode,
-    )
+    pending = _make(paths, action, (was, now), within, seams)
+    pending = replace(pending, record=record, boot_mode=mode)
 
     def change() -> None:
         make_live(live, prepared, mode)
@@ -97,19 +89,56 @@ def stage_mode(
         check_can_enforce(live)
     Store(paths).prepare()
     was = _present(paths, live, ())
-    now = replace(was, mode=mode)
-    pending = Pending(
+    made = _make(paths, action, (was, replace(was, mode=mode)), within, seams)
+    pending = replace(made, boot_mode=mode)
+    note = f"{was.mode.value} -> {mode.value}"
+    change = lambda: set_mode(live, mode)  # noqa: E731
+    return _begin(paths, live, pending, change, note=note, seams=seams)
+
+
+def stage_records(
+    paths: Paths,
+    live: Live,
+    change: Callable[[], object],
+    keys: Collection[int],
+    *,
+    within: int,
+    action: str,
+    note: str,
+    seams: Seams = SYSTEM,
+) -> Staged:
+    """Edit single rules by hand until the deadline; see :func:`stage`.
+
+    Args:
+        paths: Where things are.
+        live: The loaded maps.
+        change: Does it.
+        keys: Under which the kernel keeps the records that it makes, alters or removes.
+        within: Seconds to wait for the confirmation.
+        action: The command, for the history.
+        note: What is done, for the history.
+        seams: Time and other programs.
+    """
+    Store(paths).prepare()
+    records = live.manual_rules()
+    now = _present(paths, live, ())
+    manual = tuple(records[key] for key in keys if key in records)
+    was = replace(now, manual=manual, absent=frozenset(keys))
+    pending = _make(paths, action, (was, now), within, seams)
+    return _begin(paths, live, pending, change, note=note, seams=seams)
+
+
+def _make(
+    paths: Paths, action: str, sides: tuple[Side, Side], within: int, seams: Seams
+) -> Pending:
+    return Pending(
         action=action,
         since=int(seams.wall()),
         boot_id=bootclock.boot_id(paths),
         deadline_ns=seams.boot_ns() + check_within(within) * 10**9,
-        was=was,
-        now=now,
-        boot_mode=mode,
+        was=sides[0],
+        now=sides[1],
     )
-    note = f"{was.mode.value} -> {mode.value}"
-    change = lambda: set_mode(live, mode)  # noqa: E731
-    return _begin(paths, live, pending, change, note=note, seams=seams)
 
 
 def _present(paths: Paths, live: Live, dropped: tuple[ManualRule, ...]) -> Side:

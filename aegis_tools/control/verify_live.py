@@ -23,6 +23,7 @@ class Verdict:
         tampered: The maps hold something that no command of ours wrote.
         counts: Maps whose number of entries is not the recorded one: (recorded, found).
         added: Ids of rules made by hand.
+        modes: Modes set by hand, as ``mode:ID=enforce``.
         removed: Ids of the policy's rules that are not live.
         altered: Map entries that are neither the policy's nor made by hand, when tampered.
         note: Why the policy's rules could not be compared; empty if they were.
@@ -38,11 +39,12 @@ class Verdict:
     note: str = ""
     interrupted: bool = False
     applied: bool = True
+    modes: tuple[str, ...] = ()
 
     @property
     def drifted(self) -> bool:
         """Whether what is live is not exactly the policy."""
-        return bool(self.tampered or self.interrupted or self.added or self.removed)
+        return bool(self.tampered or self.interrupted or self.added or self.removed or self.modes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as ``--json`` prints it."""
@@ -53,6 +55,7 @@ class Verdict:
             "drifted": self.drifted,
             "counts": {name: {"recorded": a, "found": b} for name, (a, b) in self.counts.items()},
             "added": list(self.added),
+            "modes": list(self.modes),
             "removed": list(self.removed),
             "altered": list(self.altered),
             "note": self.note,
@@ -71,6 +74,7 @@ class Verdict:
                   self.counts.items()]  # fmt: skip
         lines += [f"  altered: {text}" for text in self.altered]
         lines += [f"+ {rule}  (made by hand)" for rule in self.added]
+        lines += [f"~ {mode}  (set by hand)" for mode in self.modes]
         lines += [f"- {rule}  (removed by hand)" for rule in self.removed]
         return "\n".join([*lines, *([f"note: {self.note}"] if self.note else [])])
 
@@ -79,7 +83,9 @@ def verify_live(live: Live, store: Store) -> Verdict:
     """Compare the live maps with their committed digest and with the stored policy."""
     info, records = live.info(), live.manual_rules()
     tampered = live_digest(live) != committed_digest(info)
-    added = tuple(sorted(manual.id_of(record) for record in records.values()))
+    by_hand = {record: record.text.startswith(manual.MODE) for record in records.values()}
+    added = tuple(sorted(manual.id_of(r) for r, is_mode in by_hand.items() if not is_mode))
+    modes = tuple(sorted(manual.label(r) for r, is_mode in by_hand.items() if is_mode))
     removed, note = _removed(live, store)
     altered = _altered(live, store) if tampered else ()
     counts = {
@@ -89,7 +95,7 @@ def verify_live(live: Live, store: Store) -> Verdict:
     }
     wrong = (tampered or bool(counts)) and not info.editing
     applied = any(info.bundle)
-    return Verdict(wrong, counts, added, removed, altered, note, info.editing, applied)
+    return Verdict(wrong, counts, added, removed, altered, note, info.editing, applied, modes)
 
 
 def _removed(live: Live, store: Store) -> tuple[tuple[str, ...], str]:

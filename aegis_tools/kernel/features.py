@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from aegis_tools.errors import KernelError
@@ -59,6 +59,16 @@ def read_features(root: Path = Path("/")) -> Features:
         disabled=DISABLE_PARAMETER in cmdline.split(),
         bpf_pending=parse_lsm_parameter(cmdline),
     )
+
+
+def read_host_features(root: Path) -> Features:
+    """Read the facts of this host for a program whose files are below ``root``.
+
+    The kernel is the same for every root, but a command line below it can switch us off, too.
+    """
+    found = read_features()
+    here = DISABLE_PARAMETER in _text(root / "proc/cmdline").split()
+    return replace(found, disabled=found.disabled or here)
 
 
 def _text(path: Path) -> str:

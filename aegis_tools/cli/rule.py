@@ -1,0 +1,186 @@
+"""``aegisbpf rule list``, ``promote`` and ``demote``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from aegis_tools.cli import types
+from aegis_tools.cli.duration import parse_duration
+from aegis_tools.cli.editing import audit_note, editing, reading, record
+from aegis_tools.cli.output import App, plain, table
+from aegis_tools.control import promote as control
+from aegis_tools.control.bootclock import boot_ns
+from aegis_tools.control.edit import FILE_KINDS, Editor
+from aegis_tools.control.live import Live
+from aegis_tools.control.names import Names
+from aegis_tools.control.rows import Row, list_rows, moment
+from aegis_tools.kernel.layout import uid_of
+from aegis_tools.policy.model import Kind, Mode, Rule
+
+
+def build(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands."""
+    parser.epilog = "example: aegisbpf rule promote no-shadow --dry-run"
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
+    listing = commands.add_parser(
+        "list",
+        help="list the live rules with mode and hits",
+        epilog="example: aegisbpf rule list --mode audit",
+    )
+    listing.add_argument("--mode", choices=("audit", "enforce"), help="only rules of this mode")
+    listing.set_defaults(run=list_)
+    for name, text in (
+        ("promote", "let rules that audit refuse, live"),
+        ("demote", "let rules that refuse only audit, live"),
+    ):
+        command = commands.add_parser(name, help=text, epilog=_EPILOGS[name],
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        command.add_argument("rules", nargs="+", metavar="ID", help="of aegisbpf rule list")
+        command.add_argument("--dry-run", action="store_true", help="only show the evidence")
+        types.add_confirm_within(command)
+        if name == "promote":
+            command.add_argument(
+                "--clean-for",
+                type=parse_duration,
+                metavar="TIME",
+                help="take no match for so long as enough (default: none since it is live)",
+            )
+            command.add_argument("--force", action="store_true", help="although it still matches")
+        command.set_defaults(run=globals()[name])
+
+
+_EPILOGS = {
+    "promote": "The policy file goes on saying audit: an apply keeps the promotion and shows it, "
+    "--reset drops it.\n\nexample: aegisbpf rule promote no-shadow --clean-for 7d",
+    "demote": "example: aegisbpf rule demote no-shadow",
+}
+
+
+def list_(app: App, arguments: argparse.Namespace) -> int:
+    """List the live rules."""
+    rows = reading(app, _rows)
+    found = [row for row in rows if arguments.mode in (None, row.mode)]
+    cells = [
+        (
+            plain(row.rule),
+            row.mode,
+            row.hits,
+            moment(row.last) if row.last else "never",
+            row.source,
+            plain(row.target),
+        )
+        for row in found
+    ]
+    app.show(
+        lambda: {"rules": [row.to_dict() for row in found]},
+        lambda: (
+            table(cells, ("RULE", "MODE", "HITS", "LAST HIT", "SOURCE", "TARGET")) or "no rules"
+        ),
+    )
+    return 0
+
+
+def _rows(live: Live, names: Names) -> list[Row]:
+    files = list_rows(live, names, FILE_KINDS)
+    network = list_rows(live, names, set(Kind) - FILE_KINDS)
+    return sorted([*files, *network], key=lambda row: row.rule)
+
+
+def promote(app: App, arguments: argparse.Namespace) -> int:
+    """Let rules refuse."""
+    return _change(app, arguments, Mode.ENFORCE)
+
+
+def demote(app: App, arguments: argparse.Namespace) -> int:
+    """Let rules only audit."""
+    return _change(app, arguments, Mode.AUDIT)
+
+
+def _change(app: App, arguments: argparse.Namespace, mode: Mode) -> int:
+    verb = "promote" if mode is Mode.ENFORCE else "demote"
+    more: dict[str, Any] = {}
+    with editing(app, f"rule {verb}") as editor:
+        rules = [_rule(editor, name)._replace(mode=mode) for name in arguments.rules]
+        found = _evidence(editor.live, arguments, rules, mode)
+        wanted = [r for r, one in zip(rules, found, strict=True) if one.mode is not mode]
+        if not arguments.dry_run:
+            _refuse(arguments, found)
+            if wanted:
+                more = _carry_out(app, editor, wanted, arguments, verb)
+        note = audit_note(editor.live) if mode is Mode.ENFORCE else ""
+    _tell(app, arguments, found, wanted, {"verb": verb, "note": note, **more})
+    return 0
+
+
+def _rule(editor: Editor, name: str) -> Rule:
+    rule = editor.names.get(uid_of(name))
+    if rule is None:
+        raise control.no_such(name)
+    return rule
+
+
+def _evidence(
+    live: Live, arguments: argparse.Namespace, rules: list[Rule], mode: Mode
+) -> list[control.Evidence]:
+    now, boot, ids = time.time_ns(), boot_ns(), [rule.id for rule in rules]
+    if mode is Mode.AUDIT:
+        return control.look(live, ids, now_ns=now, boot_ns=boot)
+    found = control.check(live, ids, clean_for=arguments.clean_for, now_ns=now, boot_ns=boot)
+    return [e._replace(objection="") if e.mode is mode else e for e in found]
+
+
+def _refuse(arguments: argparse.Namespace, found: list[control.Evidence]) -> None:
+    if not getattr(arguments, "force", False):
+        control.refuse(found)
+
+
+def _carry_out(
+    app: App, editor: Editor, rules: list[Rule], arguments: argparse.Namespace, verb: str
+) -> dict[str, Any]:
+    note = ", ".join(rule.id for rule in rules)
+    note += " (--force)" if getattr(arguments, "force", False) else ""
+    if not arguments.confirm_within:
+        control.set_rule_modes(editor, rules)
+        record(app, f"rule {verb}", {f"{verb}d": len(rules)}, note)
+        return {}
+    from aegis_tools.cli.confirm import tell_staged
+    from aegis_tools.control.hostmode import settle_first
+    from aegis_tools.control.staging import stage_records
+
+    settle_first(app.paths, editor.live)
+    staged = stage_records(
+        app.paths,
+        editor.live,
+        lambda: control.set_rule_modes(editor, rules),
+        set().union(*map(control.keys_of, rules)),
+        within=arguments.confirm_within,
+        action=f"rule {verb}",
+        note=note,
+    )
+    return tell_staged(app, staged)
+
+
+def _tell(
+    app: App,
+    arguments: argparse.Namespace,
+    found: list[control.Evidence],
+    wanted: list[Rule],
+    facts: dict[str, Any],
+) -> None:
+    verb, done = facts.pop("verb"), [rule.id for rule in wanted]
+    lines = [one.line() + (f"; AGAINST IT: {one.objection}" if one.objection else "")
+             for one in found]  # fmt: skip
+    what = f"dry run, would {verb}" if arguments.dry_run else f"{verb}d"
+    lines.append(f"{what}: {', '.join(done)}" if done else f"nothing to {verb}")
+    if done and facts["note"]:
+        lines.append(facts["note"])
+    if facts.get("pending"):
+        lines.append("UNCONFIRMED, keep it: aegisbpf policy confirm")
+    evidence = [one.to_dict() for one in found]
+    app.show(
+        {f"{verb}d": [] if arguments.dry_run else done, "would": done, "evidence": evidence,
+         **facts},
+        "\n".join(lines),
+    )  # fmt: skip
