@@ -35,8 +35,8 @@ def build(parser: argparse.ArgumentParser) -> None:
         ("promote", "let rules that audit refuse, live"),
         ("demote", "let rules that refuse only audit, live"),
     ):
-        command = commands.add_parser(name, help=text, epilog=_EPILOGS[name],
-                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        shape = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(name, help=text, epilog=_EPILOGS[name], formatter_class=shape)
         command.add_argument("rules", nargs="+", metavar="ID", help="of aegisbpf rule list")
         command.add_argument("--dry-run", action="store_true", help="only show the evidence")
         types.add_confirm_within(command)

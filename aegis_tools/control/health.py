@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aegis_tools.control.fallback import why_held
 from aegis_tools.control.live import Live
+from aegis_tools.control.pending import read_pending
 from aegis_tools.control.posture import read_posture
 from aegis_tools.errors import (
     AegisError,
@@ -183,9 +185,11 @@ def _live(pins: Pins, lsm_active: bool) -> list[Check]:
     if disabled:
         checks.append(Check("switched-on", False, "disabled is on: no hook does anything",
                             "run: aegisbpf config set disabled off"))  # fmt: skip
-    if posture.state == "deadline-passed":
-        checks.append(Check("confirmed", False, posture.meaning,
-                            "confirm the policy or apply it again"))  # fmt: skip
+    if posture.deadline is not None:
+        late = posture.deadline < 0
+        text = "a change was not confirmed in time" if late else "a change is not confirmed yet"
+        checks.append(Check("confirmed", False if late else None, text,
+                            "run: aegisbpf policy revert"))  # fmt: skip
     return checks
 
 
@@ -283,6 +287,23 @@ def state_checks(paths: Paths) -> list[Check]:
     return [Check("state", safe, text, hint, StateError.exit_code)]
 
 
+def held_checks(paths: Paths) -> list[Check]:
+    """Return a check that fails while the host is held in audit, or a revert does."""
+    checks = []
+    if why := why_held(paths):
+        checks.append(Check("held", False, f"held in audit: {why}",
+                            "when the cause is gone: aegisbpf resume"))  # fmt: skip
+    try:
+        pending = read_pending(paths)
+        failed = pending.failed if pending else ""
+    except StateError as error:
+        failed = error.message
+    if failed:
+        checks.append(Check("reverted", False, f"the old policy cannot be brought back: {failed}",
+                            "apply a good one: aegisbpf policy apply FILE"))  # fmt: skip
+    return checks
+
+
 def read_report(
     paths: Paths,
     features: Features,
@@ -306,6 +327,7 @@ def read_report(
         *boot_checks(features, next_boot_names_bpf(paths.root)),
         *load_checks(Pins(paths.pins), lsm_active=features.lsm_active),
         *state_checks(paths),
+        *held_checks(paths),
     ]
     if fallback_ok:
         known = ("lsm-active", "enforceable")
