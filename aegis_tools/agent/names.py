@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+
+from aegis_tools.agent.enrich import Place, place_of
 
 
 class RuleNames:
@@ -29,8 +32,8 @@ class RuleNames:
         return name or f"unknown:{uid:016x}"
 
 
-class CgroupNames:
-    """cgroup paths by id, the newest ``room`` of them kept.
+class Places:
+    """Where processes run, by cgroup id, the newest ``room`` of them kept.
 
     Ids are not used again while the host is up, so a path that was found stays true; one
     that was not found may belong to a cgroup in another namespace, and is kept as well.
@@ -39,14 +42,15 @@ class CgroupNames:
     def __init__(self, find: Callable[[int], str | None], room: int = 4096) -> None:
         self._find = find
         self._room = room
-        self._paths: dict[int, str] = {}
+        self._places: dict[int, Place] = {}
 
-    def get(self, number: int) -> str:
-        """Return the path, or an empty text for a cgroup that is gone."""
-        path = self._paths.get(number)
-        if path is None:
-            path = self._find(number) or ""
-            if len(self._paths) >= self._room:
-                del self._paths[next(iter(self._paths))]
-            self._paths[number] = path
-        return path
+    def get(self, number: int) -> Place:
+        """Return the place, with an empty path for a cgroup that is gone."""
+        place = self._places.get(number)
+        if place is None:
+            path = os.fsencode(self._find(number) or "").decode(errors="backslashreplace")
+            place = place_of(path)
+            if len(self._places) >= self._room:
+                del self._places[next(iter(self._places))]
+            self._places[number] = place
+        return place

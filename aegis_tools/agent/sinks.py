@@ -29,6 +29,9 @@ class Sink(Protocol):
     def fileno(self) -> int:
         """Return the descriptor that is writable when ``flush`` can go on."""
 
+    def tick(self) -> None:
+        """Do what is to be done about once a second."""
+
     def status(self) -> dict[str, Any]:
         """Return what is to be known of it, for run/agent.json."""
 
@@ -67,6 +70,9 @@ class Output:
             self._bytes += written
             self._left = self._left[written:]
         return not self._left
+
+    def tick(self) -> None:
+        """Nothing is to be done."""
 
     def status(self) -> dict[str, Any]:
         """See :class:`Sink`."""
