@@ -2,8 +2,8 @@
 
 The first of a kind is told at once. What follows it within the interval is held back, and told at
 its end as one line: the last of them, how many they were, and when the first was. Events are of a
-kind when they agree in rule, policy, path or peer, operation, action, reason, name of the process and of its
-parent, user and cgroup: compared as the bytes that the kernel sent, before anything is decoded.
+kind when they agree in rule, policy, path or peer, operation, action, reason, user, cgroup, and
+the names of the process and its parent: compared as the bytes that the kernel sent, undecoded.
 """
 
 from __future__ import annotations

@@ -30,3 +30,13 @@ def number(low: int, high: int = MAX_ENTRIES) -> Callable[[str], int]:
 
 
 positive = number(1)
+
+
+def size(text: str) -> int:
+    """Return a number of bytes of at least 4 KiB: ``65536``, ``64K``, ``64M``, ``1G``."""
+    shift = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
+    digits = text[:-1] if shift else text
+    found = int(digits) << shift if digits.isdecimal() and len(digits) <= 15 else 0
+    if not 4096 <= found <= 1 << 44:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size; write it like 64M or 1G")
+    return found
