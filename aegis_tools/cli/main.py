@@ -35,6 +35,7 @@ COMMANDS = {
     "mode": ("mode", "switch between audit and enforce, live"),
     "config": ("config", "get or set a live setting"),
     "run": ("run", "stream events as NDJSON in the foreground"),
+    "events": ("events", "search and follow events, in the journal or a file"),
     "stats": ("stats", "counters and how full the maps are"),
     "metrics": ("metrics", "the same for Prometheus"),
     "health": ("health", "what works: pending, active, working"),
