@@ -16,7 +16,6 @@ from aegis_tools.agent.search import MAX_LINE
 from aegis_tools.errors import StateError
 from aegis_tools.kernel import run
 
-UNIT = "aegisbpf.service"
 _CHUNK = 1 << 20
 _LATE = 120
 """Seconds that the journal may have taken a line after its event: it was folded, or read late."""
@@ -162,7 +161,7 @@ class Journal(NamedTuple):
         until: Unix seconds; 0 = to the end.
     """
 
-    unit: str = UNIT
+    unit: str
     folder: str = ""
     since: float = 0
     until: float = 0

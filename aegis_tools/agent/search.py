@@ -97,7 +97,7 @@ class Search:
 def read_event(line: bytes) -> Event | None:
     """Return the event that a line is, or None; fields of later versions are kept."""
     try:
-        event: Any = json.loads(line)
+        event = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict):
@@ -108,7 +108,7 @@ def read_event(line: bytes) -> Event | None:
         and all(isinstance(event.get(name), str) for name in _TEXTS)
         and all(isinstance(event.get(name, ""), str) for name in _MAY_LACK)
         and all(_is_count(event.get(name)) for name in _NUMBERS)
-        and int(event["count"]) >= 1
+        and event["count"] >= 1
     )
     return event if good else None
 
@@ -135,7 +135,7 @@ def _condition(query: Query) -> Callable[[Event], bool]:
     def accepts(event: Event) -> bool:
         return (
             all(event[name] == value for name, value in wanted)
-            and (not query.until or event.get("first", event["time"]) <= query.until)
+            and (not query.until or str(event.get("first") or event["time"]) <= query.until)
             and (path is None or path(event.get("path", "")))
         )
 

@@ -8,13 +8,12 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timezone
 from importlib.resources import files
 
-from aegis_tools.agent.eventsource import UNIT, Files, Journal
+from aegis_tools.agent.eventsource import Files, Journal
 from aegis_tools.agent.search import Event, Query, Search, Top, time_text
 from aegis_tools.cli import types
-from aegis_tools.cli.duration import parse_duration
+from aegis_tools.cli.eventoptions import add_source_options, moment, source
 from aegis_tools.cli.output import App, plain, table
 from aegis_tools.errors import UsageError
 
@@ -24,7 +23,7 @@ DAY = "24h"
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    add_source_options(parser)
+    add_source_options(parser, DAY)
     parser.add_argument("--until", metavar="WHEN", default="", help="no event after it")
     parser.add_argument("--rule", metavar="ID", default="")
     parser.add_argument("--path", metavar="PATH", default="", help="it and all below, or a glob")
@@ -45,43 +44,6 @@ def build(parser: argparse.ArgumentParser) -> None:
         "example: aegisbpf events --since 1h --action block --path '/etc/*'"
     )
     parser.set_defaults(run=run)
-
-
-def add_source_options(parser: argparse.ArgumentParser, since: str = DAY) -> None:
-    """Add the options that say where events are read from, and from when on."""
-    parser.add_argument(
-        "--since", metavar="WHEN", default=since, help="no event before it (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--file", metavar="PATH", type=types.path,
-        help="read the --events-file of aegisbpf run, rotated ones too, not the journal",
-    )  # fmt: skip
-    parser.add_argument("--journal-dir", metavar="DIR", default="", help="journal files elsewhere")
-    parser.add_argument("--journal-unit", metavar="UNIT", default=UNIT, help="default: %(default)s")
-
-
-def source(arguments: argparse.Namespace, since: float, until: float) -> Files | Journal:
-    """Return where events are read from."""
-    if arguments.file is not None:
-        return Files(arguments.file, since=since)
-    return Journal(arguments.journal_unit, arguments.journal_dir, since, until)
-
-
-def moment(text: str, now: float) -> float:
-    """Return Unix seconds of how long ago, a date or a time.
-
-    Raises:
-        UsageError: It is none of these.
-    """
-    if "-" in text or ":" in text:
-        try:
-            found = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
-            return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
-        except (ValueError, OverflowError):
-            raise UsageError(
-                f"{text!r} is no time", hint="write it like 2027-01-31T18:00:00Z, 15m or 7d"
-            ) from None
-    return now - parse_duration(text)
 
 
 def run(app: App, arguments: argparse.Namespace) -> int:
@@ -113,7 +75,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
         found = search.among(places.batches())
         for batch in found if arguments.limit is None else newest(found, arguments.limit):
             show(app, batch)
-    note_damage(app, search, in_file=arguments.file is not None)
+    note_damage(app, search, in_file=arguments.events_file is not None)
     return 0
 
 
