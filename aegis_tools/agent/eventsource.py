@@ -37,7 +37,7 @@ def split(read: Callable[[], bytes]) -> Batches:
             rest, skipping = b"", True
         yield lines
     if rest or skipping:
-        yield [rest or b"?"]
+        yield [b"?" if skipping else rest]
 
 
 class Files:
