@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from aegis_tools.control.live import Live
@@ -75,7 +76,7 @@ class Bundles:
 
     Args:
         find: Returns the policy of a digest that begins so (16 hex digits); None where unknown.
-        clock: Seconds that only grow; an unknown one is looked for again, once a second.
+        clock: Seconds that only grow; each unknown one is looked for once a second at most.
         room: The most that are kept.
     """
 
@@ -85,24 +86,22 @@ class Bundles:
         self._find = find
         self._clock = clock
         self._room = room
-        self._next = 0.0
-        self._known: dict[int, Bundle] = {0: Bundle()}
+        self._known: dict[int, tuple[Bundle, float]] = {}
 
     def get(self, number: int) -> Bundle:
         """Return the policy, or what is known of it."""
-        found = self._known.get(number)
-        if found is not None:
+        if not number:
+            return Bundle()
+        found, until = self._known.get(number) or (None, 0.0)
+        now = self._clock()
+        if found is not None and now < until:
             return found
         start = number.to_bytes(8, "little").hex()
-        if self._clock() >= self._next:
-            self._next = self._clock() + 1
-            found = self._find(start)
-        if found is None:
-            return Bundle(start)
-        if len(self._known) > self._room:
-            self._known = {0: Bundle()}
-        self._known[number] = found
-        return found
+        known = self._find(start)
+        if len(self._known) >= self._room:
+            del self._known[next(iter(self._known))]
+        self._known[number] = (known, inf) if known is not None else (Bundle(start), now + 1)
+        return self._known[number][0]
 
 
 def find_bundle(paths: Paths, live: Live, start: str) -> Bundle | None:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from aegis_tools.agent.enrich import Place, place_of
+from aegis_tools.control import manual
+from aegis_tools.control.live import Live
+from aegis_tools.control.source import stored_policy
+from aegis_tools.control.store import Store
+from aegis_tools.errors import AegisError
+from aegis_tools.kernel.layout import uid_of
+from aegis_tools.paths import Paths
 
 
 class RuleNames:
@@ -27,9 +35,43 @@ class RuleNames:
         name = self._names.get(uid)
         if name is None and self._clock() >= self._next:
             self._next = self._clock() + 1
-            self._names = {**self._read()}
+            self._names = self._read()
             name = self._names.get(uid)
         return name or f"unknown:{uid:016x}"
+
+
+class RuleIds:
+    """Ids of the rules that are live, and of those of the policy before: events may be of it.
+
+    Args:
+        paths: Where policies are kept.
+        live: The loaded maps.
+    """
+
+    def __init__(self, paths: Paths, live: Live) -> None:
+        self._store = Store(paths)
+        self._live = live
+        self._policies: dict[bytes, dict[int, str]] = {}
+
+    def read(self) -> dict[int, str]:
+        """Return them by uid; a policy that was read is not read again."""
+        try:
+            digests = {self._live.info().bundle}
+            by_hand = self._live.manual_rules()
+        except (AegisError, OSError):  # removed meanwhile: numbers must do
+            return {}
+        with suppress(AegisError, OSError):
+            digests |= {bytes.fromhex(r.digest) for r in self._store.records() if r is not None}
+        known = self._policies
+        self._policies = {digest: known[digest] for digest in digests if digest in known}
+        found: dict[int, str] = {}
+        for digest in filter(any, digests):
+            if digest not in known:
+                with suppress(AegisError, OSError):
+                    policy = stored_policy(self._store, digest)
+                    self._policies[digest] = {uid_of(rule.id): rule.id for rule in policy.rules}
+            found |= self._policies.get(digest, {})
+        return found | {uid: manual.id_of(record) for uid, record in by_hand.items()}
 
 
 class Places:

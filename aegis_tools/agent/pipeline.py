@@ -17,17 +17,17 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from aegis_tools.agent.decode import Decoder
 from aegis_tools.agent.enrich import Bundles, Programs, find_bundle
 from aegis_tools.agent.fold import INTERVAL, Fold, Told
-from aegis_tools.agent.names import Places, RuleNames
+from aegis_tools.agent.names import Places, RuleIds, RuleNames
 from aegis_tools.agent.sinks import Sink
 from aegis_tools.control.live import Live, boot_to_wall_ns
-from aegis_tools.errors import AegisError, KernelError
+from aegis_tools.errors import KernelError
 from aegis_tools.kernel.cgroups import cgroup_path
 from aegis_tools.kernel.mountpaths import MountPaths
 from aegis_tools.kernel.mounts import read_mounts
@@ -187,7 +187,7 @@ def open_pipeline(
     clock = time.monotonic
     programs = Programs()
     decoder = Decoder(
-        rule=RuleNames(lambda: rule_ids(paths, live), clock).get,
+        rule=RuleNames(RuleIds(paths, live).read, clock).get,
         place=Places(cgroup_path).get,
         locate=MountPaths(read_mounts, clock).locate,
         bundle=Bundles(lambda start: find_bundle(paths, live, start), clock).get,
@@ -195,12 +195,3 @@ def open_pipeline(
         host=os.fsencode(os.uname().nodename).decode(errors="backslashreplace"),
     )
     return Pipeline(decoder, Fold(clock, interval=fold_seconds), sinks, programs=programs)
-
-
-def rule_ids(paths: Paths, live: Live) -> Mapping[int, str]:
-    """Return the ids of the live rules by uid; of none where they cannot be read."""
-    from aegis_tools.control.names import rules_by_uid
-
-    with suppress(AegisError, OSError):  # removed meanwhile: numbers must do
-        return {uid: rule.id for uid, rule in rules_by_uid(live, paths).items()}
-    return {}

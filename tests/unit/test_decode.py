@@ -265,7 +265,7 @@ def test_an_unknown_rule_reads_the_policy_again_but_once_a_second() -> None:
 
     names = RuleNames(read, lambda: now[0])
     assert names.get(7) == "unknown:0000000000000007"
-    live[7] = "path:/x"
+    live = {7: "path:/x"}
     assert names.get(7) == "unknown:0000000000000007"
     assert reads == [0.0]
     now[0] = 1.5

@@ -77,6 +77,8 @@ def test_policies_are_found_by_the_beginning_of_their_digest_and_kept() -> None:
     assert bundles.get(BUNDLE).signers == ("ops", "second")
     assert asked == [DIGEST[:16]]
     assert bundles.get(1) == Bundle("0100000000000000")
+    assert bundles.get(2) == Bundle("0200000000000000")
+    assert asked[1:] == ["0100000000000000", "0200000000000000"]
     stored["0100000000000000"] = Bundle("01" + "0" * 62)
     assert bundles.get(1) == Bundle("0100000000000000")  # asked for once a second at most
     now[0] = 3.0
