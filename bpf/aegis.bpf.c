@@ -28,7 +28,7 @@ static __noinline int finish_file(struct slot *s, struct match *m, struct dentry
 		return 0;
 	v = judge(s, m, survives(inode), now);
 	if (account(m, &v, hook, now))
-		send_file_event(m, &v, hook, now, dentry, inode);
+		send_file_event(s->index, m, &v, hook, now, dentry, inode);
 	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
 }
 
@@ -41,7 +41,7 @@ static __noinline int finish_net(struct slot *s, struct match *m, struct peer *p
 		return 0;
 	v = judge(s, m, 0, now);
 	if (account(m, &v, hook, now))
-		send_net_event(m, &v, hook, now, p);
+		send_net_event(s->index, m, &v, hook, now, p);
 	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
 }
 

@@ -9,7 +9,7 @@
 #ifndef AEGIS_H
 #define AEGIS_H
 
-#define AEGIS_LAYOUT 1
+#define AEGIS_LAYOUT 2
 #define AEGIS_SLOTS 2
 #define AEGIS_NAME_MAX 256
 #define AEGIS_MAX_DEPTH 32
@@ -230,17 +230,22 @@ struct slot_info {
 	__u32 entries[16]; /* by map, in the order of layout.py */
 };
 
+/*
+ * From dev on, everything is the same for the same access by the same kind of
+ * process: with the path behind it, it is what user space folds repetitions by.
+ */
 struct event {
 	__u64 time_ns; /* boot clock */
-	__u64 cgroup;
-	__u64 rule; /* uid */
 	__u64 ino;
-	__u32 dev;
 	__u32 pid;
 	__u32 tid;
 	__u32 ppid;
+	__u32 dev;
 	__u32 uid;
 	__u32 gid;
+	__u64 cgroup;
+	__u64 rule; /* uid */
+	__u64 bundle; /* the first bytes of slot_info.bundle; 0 = none */
 	__u8 hook;
 	__u8 op;
 	__u8 action;

@@ -86,8 +86,8 @@ static __noinline struct file_entry *path_entry(const char *path, __u32 slot)
 	return e;
 }
 
-static __always_inline void send_path_event(const struct match *m, const struct verdict *v,
-					    __u64 now, const char *path)
+static __always_inline void send_path_event(__u32 slot, const struct match *m,
+					    const struct verdict *v, __u64 now, const char *path)
 {
 	struct file_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	long n;
@@ -96,7 +96,7 @@ static __always_inline void send_path_event(const struct match *m, const struct 
 		count(AEGIS_STAT_RINGBUF_DROPS);
 		return;
 	}
-	fill_event(&e->event, m, v, AEGIS_HOOK_SYSCALL, now);
+	fill_event(&e->event, slot, m, v, AEGIS_HOOK_SYSCALL, now);
 	n = bpf_probe_read_user_str(e->path, AEGIS_NAME_MAX, path);
 	e->path_len = n > 0 ? n : 0;
 	e->path_cut = 0;
@@ -128,6 +128,6 @@ int BPF_PROG(aegis_sys_enter, struct pt_regs *regs, long nr)
 	}
 	now = bpf_ktime_get_boot_ns();
 	if (account(&m, &v, AEGIS_HOOK_SYSCALL, now))
-		send_path_event(&m, &v, now, c.path);
+		send_path_event(s.index, &m, &v, now, c.path);
 	return 0;
 }

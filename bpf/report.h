@@ -99,7 +99,15 @@ static __always_inline int sampled_out(void)
 	return bpf_get_prandom_u32() >= config_of(AEGIS_CONFIG_SAMPLE);
 }
 
-static __always_inline void fill_event(struct event *e, const struct match *m,
+/* Which policy the slot holds, as far as 8 bytes can tell. */
+static __always_inline __u64 bundle_of(__u32 slot)
+{
+	struct slot_info *info = bpf_map_lookup_elem(&slot_info, &slot);
+
+	return info ? *(__u64 *)info->bundle : 0;
+}
+
+static __always_inline void fill_event(struct event *e, __u32 slot, const struct match *m,
 				       const struct verdict *v, __u8 hook, __u64 now)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -110,6 +118,7 @@ static __always_inline void fill_event(struct event *e, const struct match *m,
 	e->time_ns = now;
 	e->cgroup = bpf_get_current_cgroup_id();
 	e->rule = m->uid;
+	e->bundle = bundle_of(slot);
 	e->pid = id >> 32;
 	e->tid = (__u32)id;
 	e->ppid = BPF_CORE_READ(task, real_parent, tgid);
@@ -152,9 +161,9 @@ static __noinline int fill_path(struct file_event *e, struct dentry *dentry)
 	return 0;
 }
 
-static __always_inline void send_file_event(const struct match *m, const struct verdict *v,
-					    __u8 hook, __u64 now, struct dentry *dentry,
-					    struct inode *inode)
+static __always_inline void send_file_event(__u32 slot, const struct match *m,
+					    const struct verdict *v, __u8 hook, __u64 now,
+					    struct dentry *dentry, struct inode *inode)
 {
 	struct file_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
@@ -162,7 +171,7 @@ static __always_inline void send_file_event(const struct match *m, const struct 
 		count(AEGIS_STAT_RINGBUF_DROPS);
 		return;
 	}
-	fill_event(&e->event, m, v, hook, now);
+	fill_event(&e->event, slot, m, v, hook, now);
 	if (inode) {
 		e->event.ino = BPF_CORE_READ(inode, i_ino);
 		e->event.dev = BPF_CORE_READ(inode, i_sb, s_dev);
@@ -174,8 +183,9 @@ static __always_inline void send_file_event(const struct match *m, const struct 
 	count(AEGIS_STAT_EVENTS);
 }
 
-static __always_inline void send_net_event(const struct match *m, const struct verdict *v,
-					   __u8 hook, __u64 now, const struct peer *p)
+static __always_inline void send_net_event(__u32 slot, const struct match *m,
+					   const struct verdict *v, __u8 hook, __u64 now,
+					   const struct peer *p)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
@@ -183,7 +193,7 @@ static __always_inline void send_net_event(const struct match *m, const struct v
 		count(AEGIS_STAT_RINGBUF_DROPS);
 		return;
 	}
-	fill_event(e, m, v, hook, now);
+	fill_event(e, slot, m, v, hook, now);
 	e->family = p->family;
 	e->protocol = p->protocol;
 	e->port = p->port;

@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from aegis_tools.agent.decode import Decoder
-from aegis_tools.control.live import boot_to_wall_ns
+from aegis_tools.agent.pipeline import Pipeline
 from aegis_tools.kernel.ringbuf import RingBuffer
 
 BATCH = 512
-_PIECE = 4096  # a pipe that is writable has room for this much (PIPE_BUF)
 _TICK = 1.0
 _GRACE = 0.5
 
@@ -65,42 +63,13 @@ def stop_on_signals() -> Iterator[Stop]:
         stop.close()
 
 
-class Writer:
-    """Writes to a descriptor, giving up when asked to stop while the reader does not read."""
-
-    def __init__(self, fd: int, stop: Stop) -> None:
-        self.fd = fd
-        self._stop = stop
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
-        self._poll.register(stop, select.POLLIN)
-
-    def write(self, lines: list[bytes]) -> bool:
-        """Write whole lines; False when it had to give up. Raises BrokenPipeError."""
-        data = memoryview(b"".join(lines))
-        while data:
-            if not self._writable():
-                return False
-            data = data[os.write(self.fd, data[:_PIECE]) :]
-        return True
-
-    def _writable(self) -> bool:
-        while not self._stop:
-            ready = dict(self._poll.poll())
-            if self.fd in ready:
-                return True
-        last = select.poll()
-        last.register(self.fd, select.POLLOUT)
-        return bool(last.poll(_GRACE * 1000))
-
-
 class Stream:
     """The loop.
 
     Args:
         ring: Where events come from.
-        decoder: Makes them readable; its clock offset is renewed here.
-        writer: Where they go.
+        pipeline: Where they go.
+        reader: The descriptor whose reader, when it has left, ends this.
         stop: Ends it.
         tick: Called about once a second, and at the end.
     """
@@ -108,18 +77,16 @@ class Stream:
     def __init__(
         self,
         ring: RingBuffer,
-        decoder: Decoder,
-        writer: Writer,
+        pipeline: Pipeline,
+        reader: int,
         stop: Stop,
         tick: Callable[[], None],
     ) -> None:
         self._ring = ring
-        self._decoder = decoder
-        self._writer = writer
+        self._pipeline = pipeline
+        self._reader = reader
         self._stop = stop
         self._tick = tick
-        self.count = 0
-        """Events written."""
 
     def run(self) -> None:
         """Pass events on until asked to stop; what is in the ring by then is still passed on.
@@ -127,18 +94,13 @@ class Stream:
         Raises:
             BrokenPipeError: The reader has left.
         """
-        poll = select.poll()
-        poll.register(self._ring, select.POLLIN)
-        poll.register(self._stop, select.POLLIN)
-        poll.register(self._writer.fd, 0)  # errors only: the reader has left
         following = 0.0
         while not self._stop:
-            ready = dict(poll.poll(_TICK * 1000))
-            if ready.get(self._writer.fd, 0) & select.POLLERR:
-                raise BrokenPipeError
+            self._wait(max(0.0, min(_TICK, following - time.monotonic())))
             if not self._pass_on() and self._ring.pending:
-                time.sleep(0.001)  # the kernel is still writing the next one
+                time.sleep(0.001)  # the kernel is still writing the next one, or nobody reads
             if time.monotonic() >= following:
+                self._pipeline.tick()
                 self._tick()
                 following = time.monotonic() + _TICK
         end = time.monotonic() + _GRACE
@@ -146,12 +108,23 @@ class Stream:
             pass
         self._tick()
 
+    def _wait(self, seconds: float) -> None:
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        poll.register(self._reader, 0)  # errors only: the reader has left
+        if blocked := self._pipeline.blocked:
+            for fd in blocked:
+                poll.register(fd, select.POLLOUT)
+        else:
+            poll.register(self._ring, select.POLLIN)
+        ready = dict(poll.poll(seconds * 1000))
+        if ready.get(self._reader, 0) & select.POLLERR:
+            raise BrokenPipeError
+
     def _pass_on(self) -> int:
         """Pass on one batch and return its size."""
+        if not self._pipeline.flush():
+            return 0
         records = self._ring.read(BATCH)
-        if records:
-            self._decoder.offset_ns = boot_to_wall_ns()
-            if not self._writer.write(self._decoder.lines(records)):
-                return 0
-            self.count += len(records)
+        self._pipeline.take(records)
         return len(records)

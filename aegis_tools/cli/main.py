@@ -38,6 +38,7 @@ COMMANDS = {
     "boot": ("boot", "load, the stored policy and mode, as at boot"),
     "rule": ("rule", "list live rules; promote one to enforce, or demote it to audit"),
     "run": ("run", "stream events as NDJSON in the foreground"),
+    "events": ("events", "search and follow events, in the journal or a file"),
     "stats": ("stats", "counters and how full the maps are"),
     "metrics": ("metrics", "the same for Prometheus"),
     "health": ("health", "what works: pending, active, working"),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aegis_tools.cli import types
+from aegis_tools.cli.eventoptions import add_source_options
 from aegis_tools.cli.output import App
 
 
@@ -189,3 +190,24 @@ def _live_commands(add: Callable[..., Any]) -> None:
         file=False,
     )
     command.add_argument("--limit", type=types.positive, default=20, metavar="N")
+    command = add(
+        "suggest",
+        "policy_suggest",
+        "propose changes of the live policy from what events show; applies nothing",
+        example="suggest --since 7d --format diff",
+        file=False,
+    )
+    add_source_options(command, "7d")
+    command.add_argument(
+        "--clean-days",
+        type=types.number(1, 3650),
+        default=7,
+        metavar="N",
+        help="days without a hit after which a rule may enforce (default: %(default)s)",
+    )
+    command.add_argument(
+        "--format",
+        choices=("text", "diff", "yaml"),
+        default="text",
+        help="text, or only the policy's unified diff or the whole new policy",
+    )

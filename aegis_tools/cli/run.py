@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from aegis_tools.agent.decode import Decoder
-from aegis_tools.agent.names import CgroupNames, RuleNames
-from aegis_tools.agent.stream import Stop, Stream, Writer, stop_on_signals
+from aegis_tools.agent.eventfile import KEEP, SIZE, EventFile
+from aegis_tools.agent.pipeline import open_pipeline
+from aegis_tools.agent.sinks import Output, Sink
+from aegis_tools.agent.stream import Stop, Stream, stop_on_signals
+from aegis_tools.cli import types
 from aegis_tools.cli.load import add_size_options, size_options
 from aegis_tools.cli.mode import change_or_stay
 from aegis_tools.cli.output import App
@@ -21,14 +22,11 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.posture import read_posture
 from aegis_tools.control.settings import parse_rate, to_sample
-from aegis_tools.errors import AegisError, KernelError, StateError, UsageError
+from aegis_tools.errors import KernelError, StateError, UsageError
 from aegis_tools.kernel import loader
-from aegis_tools.kernel.cgroups import cgroup_path
 from aegis_tools.kernel.features import mount_securityfs, read_host_features
 from aegis_tools.kernel.layout import Config, Stat
 from aegis_tools.kernel.maps import Map
-from aegis_tools.kernel.mountpaths import MountPaths
-from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.kernel.ringbuf import open_ring
 
@@ -44,6 +42,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--event-sample-rate", metavar="R", help="share of matches that send an event, 0 to 1"
     )
+    add_file_options(parser)
     add_size_options(parser)
     for absent in ("--enforce-signal", "--deny-rate-threshold"):
         parser.add_argument(absent, help=argparse.SUPPRESS)
@@ -53,6 +52,21 @@ def build(parser: argparse.ArgumentParser) -> None:
         'example: aegisbpf run --audit | grep \'"action":"BLOCK"\''
     )
     parser.set_defaults(run=run)
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the rotating file of events."""
+    parser.add_argument(
+        "--events-file", metavar="PATH", type=types.path, help="write events to a file as well"
+    )
+    parser.add_argument(
+        "--events-file-size", metavar="BYTES", type=types.size, default=SIZE,
+        help="begin a new file then: 64M, 1G (default: 64M)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--events-file-keep", metavar="N", type=types.number(0, 1000), default=KEEP,
+        help="older files that are kept (default: %(default)s)",
+    )  # fmt: skip
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -77,7 +91,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     with only_reader(app), stop_on_signals() as stop:
         loaded = prepare(app, pins, arguments, rate)
         with Live(pins) as live:
-            stream_events(app, live, stop, loaded)
+            stream_events(app, live, stop, loaded, arguments)
     return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
 
 
@@ -148,7 +162,9 @@ def announce(app: App, live: Live, loaded: loader.Loaded) -> None:
     app.err.flush()
 
 
-def stream_events(app: App, live: Live, stop: Stop, loaded: loader.Loaded) -> None:
+def stream_events(
+    app: App, live: Live, stop: Stop, loaded: loader.Loaded, arguments: argparse.Namespace
+) -> None:
     """Stream until stopped."""
     watch = Watch(app, live, stop)
     try:
@@ -160,26 +176,24 @@ def stream_events(app: App, live: Live, stop: Stop, loaded: loader.Loaded) -> No
     with ring:
         announce(app, live, loaded)
         app.out.flush()
-        writer = Writer(app.out.fileno(), stop)
-        stream = Stream(ring, decoder_of(app, live), writer, stop, watch.look)
-        stream.run()
-    app.note(f"aegisbpf: {stream.count} events written, {watch.dropped} dropped meanwhile")
+        with open_pipeline(app.paths, live, sinks(app, arguments)) as pipeline:
+            Stream(ring, pipeline, app.out.fileno(), stop, watch.look).run()
+    app.note(f"aegisbpf: {pipeline.events} events written, {watch.dropped} dropped meanwhile")
 
 
-def decoder_of(app: App, live: Live) -> Decoder:
-    """Return a decoder that knows this host's names."""
-    rules = RuleNames(lambda: rule_ids(app, live), time.monotonic)
-    mounts = MountPaths(read_mounts, time.monotonic)
-    return Decoder(rules.get, CgroupNames(cgroup_path).get, mounts.locate)
-
-
-def rule_ids(app: App, live: Live) -> Mapping[int, str]:
-    """Return the ids of the live rules."""
-    from aegis_tools.control.names import rules_by_uid
-
-    with contextlib.suppress(AegisError, OSError):  # removed meanwhile: numbers must do
-        return {uid: rule.id for uid, rule in rules_by_uid(live, app.paths).items()}
-    return {}
+def sinks(app: App, arguments: argparse.Namespace) -> list[Sink]:
+    """Return where events go."""
+    found: list[Sink] = [Output(app.out.fileno())]
+    if arguments.events_file is not None:
+        found.append(
+            EventFile(
+                arguments.events_file,
+                app.note,
+                size=arguments.events_file_size,
+                keep=arguments.events_file_keep,
+            )
+        )
+    return found
 
 
 class Watch:

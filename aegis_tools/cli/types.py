@@ -52,3 +52,13 @@ def add_confirm_within(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="undo it unless aegisbpf policy confirm comes in time: 120s, 5m",
     )
+
+
+def size(text: str) -> int:
+    """Return a number of bytes of at least 4 KiB: ``65536``, ``64K``, ``64M``, ``1G``."""
+    shift = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
+    digits = text[:-1] if shift else text
+    found = int(digits) << shift if digits.isdecimal() and len(digits) <= 15 else 0
+    if not 4096 <= found <= 1 << 44:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size; write it like 64M or 1G")
+    return found

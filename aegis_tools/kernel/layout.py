@@ -21,7 +21,7 @@ try:  # what hashlib hands out, without its loading OpenSSL: 5 ms of a cold star
 except ImportError:
     from hashlib import blake2b
 
-LAYOUT = 1
+LAYOUT = 2
 SLOTS = 2
 NAME_MAX = 256
 MANUAL_TEXT = 1000
@@ -46,7 +46,9 @@ MANUAL_RULE = struct.Struct("QIIBBHI1000s")
 SLOT_INFO = struct.Struct("IIQQ32s32s16I")
 CONFIG_VALUE = struct.Struct("Q")
 GENERATION = struct.Struct("I")
-EVENT = struct.Struct("QQQQIIIIIIBBBBHBB16s16s16s")
+EVENT = struct.Struct("QQIIIIIIQQQBBBBHBB16s16s16s")
+EVENT_SAME = 28
+"""Offset of what is the same for repetitions of an event: struct event from dev on."""
 FILE_EVENT_TAIL = struct.Struct("II")
 INODE_ID = struct.Struct("QIIII")
 

@@ -7,9 +7,11 @@ imported on the first call, because it costs more than most commands do altogeth
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
 
 from aegis_tools.errors import CommandError
 
@@ -59,6 +61,70 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
     except sh.ErrorReturnCode as error:
         output = error.stderr.decode(errors="replace")
         raise CommandError(f"{name} failed", detail=output, data={"stderr": output}) from None
+
+
+@contextmanager
+def stream(argv: Sequence[str]) -> Iterator[int]:
+    """Start a program and yield a descriptor to read what it writes to stdout from.
+
+    Leaving the context ends the program; where that is before its output has ended, nobody cares
+    how it ends.
+
+    Raises:
+        CommandError: It does not exist; or it failed, told when its output has been read.
+    """
+    import sh
+
+    name, *arguments = argv
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            with os.fdopen(writer, "wb") as output:
+                running = sh.Command(name, search_paths=_ENVIRONMENT["PATH"].split(":"))(
+                    *arguments,
+                    _env=_ENVIRONMENT,
+                    _out=output,
+                    _bg=True,
+                    _bg_exc=False,
+                    _return_cmd=True,
+                    _preexec_fn=_die_with_parent,
+                    _decode_errors="replace",
+                )
+        except sh.CommandNotFound:
+            raise CommandError(
+                f"{name} is not installed", hint=f"install the package that brings {name}"
+            ) from None
+        try:
+            yield reader
+        except BaseException:
+            _end(running, name, finished=False)
+            raise
+        _end(running, name, finished=_is_at_end(reader))
+    finally:
+        os.close(reader)
+
+
+def _is_at_end(reader: int) -> bool:
+    os.set_blocking(reader, False)
+    try:
+        return not os.read(reader, 1)
+    except BlockingIOError:
+        return False
+
+
+def _end(running: Any, name: str, *, finished: bool) -> None:
+    """Wait for a program that has said all; end one that has not."""
+    import sh
+
+    if not finished:
+        with suppress(ProcessLookupError):
+            running.terminate()
+    try:
+        running.wait(timeout=10)
+    except (sh.ErrorReturnCode, sh.TimeoutException) as error:
+        if finished:
+            output = running.stderr.decode(errors="replace")
+            raise CommandError(f"{name} failed", detail=output, data={"stderr": output}) from error
 
 
 def _die_with_parent() -> None:

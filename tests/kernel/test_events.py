@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from kernel_support import NO_LSM, REPOSITORY
 
 from aegis_tools.agent.decode import Decoder
+from aegis_tools.agent.enrich import place_of
 from aegis_tools.cli.main import run
 from aegis_tools.control.live import Live
 from aegis_tools.control.settings import to_sample
+from aegis_tools.control.store import Record, Store
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.cgroups import cgroup_path, mount_point
 from aegis_tools.kernel.layout import Config, Stat
@@ -91,6 +94,12 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> tuple
     return process.returncode, out, err
 
 
+def wait_until(process: subprocess.Popen[bytes], text: bytes) -> None:
+    """Read what it says until it says that."""
+    assert process.stderr is not None
+    assert any(text in line for line in process.stderr)
+
+
 def lines_of(out: bytes) -> list[dict[str, Any]]:
     assert out == b"" or out.endswith(b"\n")
     return [json.loads(line) for line in out.splitlines()]
@@ -112,6 +121,132 @@ def test_an_open_is_told_with_all_that_is_known_of_it(paths: Paths, wide: Path) 
     at = time.mktime(time.strptime(event["time"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
     assert abs(at - before) < 5
     assert event["time"].endswith("Z")
+
+
+SCHEMA = json.loads(
+    (REPOSITORY / "aegis_tools/agent/event.schema.json").read_text(encoding="utf-8")
+)
+
+
+def test_every_event_is_as_the_schema_says(paths: Paths, wide: Path) -> None:
+    process = start(paths, "--audit")
+    touch(wide)
+    for comm in (b'\xff\x1b[2J"', b'","rule":"x', b"plain"):
+        script = f"open('/proc/self/comm','wb').write({comm!r}); open({str(wide)!r})"
+        subprocess.run([sys.executable, "-c", script], check=True)
+    _, out, _ = end(process)
+    events = lines_of(out)
+    assert len(events) == 4
+    for event in events:
+        jsonschema.Draft202012Validator(SCHEMA).validate(event)
+    assert {event["rule"] for event in events} == {f"path:{wide}"}
+
+
+def test_an_event_says_which_policy_its_rule_came_from(
+    paths: Paths, wide: Path, tmp_path: Path
+) -> None:
+    """Whatever is live by the time it is read."""
+    store = Store(paths)
+    first = store.records()[0]
+    touch(wide)
+    policy = tmp_path / "second.conf"
+    policy.write_text(f"version=1\n# another\n[deny_path]\n{wide}\n")
+    assert run(["--root", str(paths.root), "policy", "apply", str(policy)]) == 0
+    touch(wide)
+    third = tmp_path / "third.conf"
+    third.write_text("version=1\n[deny_path]\n/nowhere/at/all\n")
+    assert run(["--root", str(paths.root), "policy", "apply", str(third)]) == 0
+    _, out, _ = end(start(paths))
+    digests = [event["bundle"] for event in lines_of(out)]
+    assert lines_of(out)[-1]["rule"] == f"path:{wide}"  # though it is not live any more
+    second = store.records()[1]
+    assert first is not None
+    assert second is not None
+    assert digests == [first.digest, second.digest]
+
+
+def test_a_signed_policy_is_told_with_its_signers(
+    paths: Paths, loaded: Pins, tmp_path: Path
+) -> None:
+    del loaded
+    path = tmp_path / "secret"
+    path.write_text("x")
+    signed = sign_and_apply(paths, tmp_path, path)
+    touch(path)
+    _, out, _ = end(start(paths))
+    (event,) = lines_of(out)
+    assert (event["bundle"], event["signers"]) == (signed.digest, list(signed.signers))
+    assert signed.signers
+
+
+def sign_and_apply(paths: Paths, tmp_path: Path, path: Path) -> Record:
+    root = ["--root", str(paths.root)]
+    policy, key, bundle = (tmp_path / name for name in ("p.conf", "ops.key", "p.bundle"))
+    policy.write_text(f"version=1\n[deny_path]\n{path}\n")
+    assert run([*root, "keys", "generate", str(tmp_path / "ops")]) == 0
+    assert run([*root, "keys", "add", str(tmp_path / "ops.pub")]) == 0
+    sign = ["policy", "sign", str(policy), "--key", str(key), "--output", str(bundle)]
+    assert run([*root, *sign]) == 0
+    assert run([*root, "policy", "apply", str(bundle)]) == 0
+    record = Store(paths).records()[0]
+    assert record is not None
+    return record
+
+
+def test_program_and_unit_are_told_while_they_are_there(paths: Paths, wide: Path) -> None:
+    process = start(paths)
+    assert process.stdout is not None
+    touch(wide)
+    event = json.loads(process.stdout.readline())
+    assert Path(event["exe"]).samefile("/proc/self/exe")
+    assert event["unit"] == place_of(event["cgroup"]).unit
+    assert end(process)[0] == 0
+
+
+def test_a_storm_is_a_few_lines_that_count_every_event(
+    paths: Paths, pins: Pins, wide: Path
+) -> None:
+    process = start(paths, "--events-file", str(paths.root / "events.jsonl"))
+    for _ in range(20):
+        touch(wide, 250)
+        time.sleep(0.01)
+    _, out, err = end(process)
+    events = lines_of(out)
+    found = counters(pins)
+    assert sum(event["count"] for event in events) == found[Stat.EVENTS]
+    assert found[Stat.EVENTS] + found[Stat.RINGBUF_DROPS] == 5000
+    assert len(events) < 10
+    assert events[0]["count"] == 1
+    assert events[-1]["first"] < events[-1]["last"]
+    assert (paths.root / "events.jsonl").read_bytes() == out
+    assert f"{found[Stat.EVENTS]} events written".encode() in err
+
+
+def test_a_full_disk_ends_nothing(paths: Paths, wide: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "full", disk], check=True)
+    try:
+        filler = disk / "filler"
+        filler.write_bytes(b"x" * (12 << 10))
+        process = start(paths, "--events-file", str(disk / "events.jsonl"))
+        assert process.stdout is not None
+        for number in range(40):  # another name each time, so that nothing is folded
+            script = f"open('/proc/self/comm','w').write('n{number}'); open({str(wide)!r})"
+            subprocess.run([sys.executable, "-S", "-c", script], check=True)
+        wait_until(process, b"cannot be written")
+        filler.unlink()
+        touch(wide)
+        _, out, err = end(process)
+        kept = lines_of((disk / "events.jsonl").read_bytes())
+        told = lines_of(out)
+        assert kept
+        assert kept[-1] == told[-1]
+        assert len(told) == 41
+        assert 1 < len(kept) < 41
+        assert f"{41 - len(kept)} events since the start are not in it".encode() in err
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_events_come_at_once_though_stdout_is_a_pipe(paths: Paths, wide: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_file_event_is_an_event_a_tail_and_a_path(abi: Btf) -> None:
 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
-    [("file_entry", "4QIHH", "4QHIH"), ("event", "IIIIIIB", "IIIIIB"), ("port_key", "x", "")],
+    [("file_entry", "4QIHH", "4QHIH"), ("event", "IIIIIIQ", "IIIIIQ"), ("port_key", "x", "")],
 )
 def test_a_field_that_moved_is_noticed(abi: Btf, name: str, old: str, new: str) -> None:
     changed = struct.Struct(STRUCTS[name].format.replace(old, new))

@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import json
-import struct
+from importlib.resources import files
+from typing import Any
 
+import jsonschema
 import pytest
+from event_records import (
+    DIGEST,
+    NOON,
+    SYSCALL,
+    any_record,
+    file_record,
+    head,
+    net_record,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis_tools.agent.decode import ACTIONS, HOOKS, Decoder, encode
-from aegis_tools.agent.names import CgroupNames, RuleNames
+from aegis_tools.agent.decode import ACTIONS, KINDS_KEPT, MAX_PATH, Decoder, encode
+from aegis_tools.agent.enrich import Bundle, Place
+from aegis_tools.agent.names import Places, RuleNames
 from aegis_tools.errors import KernelError
-from aegis_tools.kernel.layout import EVENT, EVENT_PATH, FILE_EVENT_TAIL
+from aegis_tools.kernel.layout import EVENT, EVENT_PATH, EVENT_SAME, FILE_EVENT_TAIL
 
-NOON = 1_767_268_800  # 2026-01-01T12:00:00Z
-OPEN, SYSCALL = HOOKS.index("open"), HOOKS.index("syscall")
-
-
-def head(
-    *, hook: int = OPEN, op: int = 0, action: int = 2, reason: int = 0, port: int = 0,
-    protocol: int = 0, family: int = 0, address: bytes = b"", comm: bytes = b"cat",
-) -> bytes:  # fmt: skip
-    return EVENT.pack(
-        5_000_123_456, 77, 0xABCD, 42, 0x800001, 10, 11, 9, 1000, 100, hook, op, action, reason,
-        port, protocol, family, address, comm, b"bash",
-    )  # fmt: skip
-
-
-def file_record(raw: bytes, *, cut: int = 0, hook: int = OPEN, comm: bytes = b"cat") -> bytes:
-    tail = FILE_EVENT_TAIL.pack(len(raw), cut)
-    return head(hook=hook, comm=comm) + tail + raw.ljust(EVENT_PATH, b"\0")
+CONTAINER = "0123456789abcdef" * 4
+SCHEMA: dict[str, Any] = json.loads(
+    files("aegis_tools.agent").joinpath("event.schema.json").read_text(encoding="utf-8")
+)
+VALID = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
 
 
 def decoder() -> Decoder:
     return Decoder(
         rule=lambda uid: f"rule-{uid:x}",
-        cgroup=lambda number: f"/group-{number}",
+        place=lambda number: Place(f"/group-{number}", "x.service", ""),
         locate=lambda dev, path: f"/mnt{dev:x}{path}",
+        bundle=lambda _: Bundle(DIGEST, ("ops",)),
+        host="web1",
         offset_ns=(NOON - 5) * 1_000_000_000,
     )
 
@@ -45,6 +47,7 @@ def decoder() -> Decoder:
 def test_a_file_event_names_everything_that_the_kernel_said() -> None:
     assert decoder().decode(file_record(b"shadow\0etc\0")) == {
         "time": "2026-01-01T12:00:00.000123Z",
+        "host": "web1",
         "type": "file",
         "action": "BLOCK",
         "reason": "",
@@ -62,6 +65,10 @@ def test_a_file_event_names_everything_that_the_kernel_said() -> None:
         "gid": 100,
         "cgroup_id": 77,
         "cgroup": "/group-77",
+        "unit": "x.service",
+        "bundle": DIGEST,
+        "signers": ["ops"],
+        "count": 1,
     }
 
 
@@ -80,10 +87,7 @@ def test_the_line_is_compact_as_the_runbook_greps_for_it() -> None:
     ],
 )
 def test_a_network_event_has_the_peer_and_no_path(family: int, address: bytes, shown: str) -> None:
-    record = head(
-        hook=HOOKS.index("connect"), op=4, port=443, protocol=6, family=family, address=address
-    )
-    event = decoder().decode(record)
+    event = decoder().decode(net_record(address))
     assert event["type"] == "net"
     assert (event["address"], event["port"], event["protocol"]) == (shown, 443, "tcp")
     assert event["family"] == f"ipv{family}"
@@ -124,12 +128,105 @@ def test_a_record_of_another_form_is_an_error_that_names_the_way_out() -> None:
     assert "reset" in caught.value.hint
 
 
-@given(st.binary(min_size=EVENT.size, max_size=EVENT.size + FILE_EVENT_TAIL.size + EVENT_PATH))
-def test_any_bytes_of_the_right_length_give_one_valid_line(record: bytes) -> None:
-    (line,) = decoder().lines([record])
+@given(any_record(), st.integers(1, 2**40), st.integers(0, 2**64))
+def test_any_bytes_give_one_line_that_the_schema_accepts(
+    record: bytes, count: int, first: int
+) -> None:
+    line = decoder().line(record, count, first)
     assert line.isascii()
     assert line.count(b"\n") == 1
-    json.loads(line)["path" if json.loads(line)["type"] == "file" else "address"].encode()
+    assert all(byte >= 32 for byte in line[:-1])
+    event = json.loads(line)
+    VALID.validate(event)
+    assert event["count"] == count
+    assert [value.encode() for value in event.values() if isinstance(value, str)]
+    assert decoder().decode(record[: EVENT.size + 8 + EVENT_PATH])  # what is behind is no matter
+
+
+def whole() -> dict[str, Any]:
+    event = decoder().decode(file_record())
+    return {**event, "first": event["time"], "last": event["time"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"extra": 1}, {"time": "2026-01-01 12:00:00"}, {"action": "DENY"}, {"pid": -1},
+        {"pid": "1"}, {"count": 0}, {"bundle": "abc"}, {"container": "x"}, {"address": "10.0.0.1"},
+        {"type": "other"}, {"signers": "ops"}, {"first": None}, {"exe": ""},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_schema_refuses_what_no_event_is(change: dict[str, Any]) -> None:
+    VALID.validate(whole())
+    assert not VALID.is_valid({**whole(), **change})
+
+
+@pytest.mark.parametrize("missing", SCHEMA["required"] + ["path", "last"])
+def test_the_schema_wants_every_field(missing: str) -> None:
+    event = whole()
+    del event[missing]
+    assert not VALID.is_valid(event)
+
+
+def test_the_schema_itself_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert all(field.get("description") for field in SCHEMA["properties"].values())
+
+
+def test_a_line_of_repetitions_says_how_many_and_when() -> None:
+    event = json.loads(decoder().line(file_record(), 7, 4_000_000_000))
+    VALID.validate(event)
+    assert event["count"] == 7
+    assert event["first"] == "2026-01-01T11:59:59.000000Z"
+    assert event["last"] == event["time"] == "2026-01-01T12:00:00.000123Z"
+
+
+def test_container_and_program_are_told_where_there_are_any() -> None:
+    found = decoder()
+    found.place = lambda _: Place("/docker/" + CONTAINER, "", CONTAINER)
+    found.program = lambda pid, tid, comm: f"/proc/{pid}/{tid}/{comm[:3].decode()}"
+    event = found.decode(file_record())
+    VALID.validate(event)
+    assert (event["container"], event["exe"]) == (CONTAINER, "/proc/10/11/cat")
+
+
+def test_the_longest_line_is_shorter_than_the_journal_splits() -> None:
+    found = Decoder(
+        rule=lambda _: "path:/" + "ü" * 2048,
+        place=lambda _: Place("\x01" * 1024, "\x01" * 250 + ".service", CONTAINER),
+        locate=lambda _, path: "/" + "\x01" * 4096 + path,
+        bundle=lambda _: Bundle(DIGEST, ("f" * 16,) * 32),
+        program=lambda *_: "\x01" * 1024,
+        host="h" * 64,
+    )
+    line = found.line(file_record(b"\x01" * EVENT_PATH, comm=b"\x01" * 16), 10**9, 1)
+    assert len(line) < 48 << 10  # LineMax= of journald.conf(5)
+    path = json.loads(line)["path"]
+    assert path.startswith("…/")
+    assert len(path) == MAX_PATH + 2
+
+
+def test_what_was_unknown_is_asked_for_again_after_a_while() -> None:
+    found, names = decoder(), {}
+    found.rule = lambda uid: names.get(uid, "unknown:0")
+    assert found.decode(file_record())["rule"] == "unknown:0"
+    names[0xABCD] = "shadow"
+    assert found.decode(file_record())["rule"] == "unknown:0"
+    found.forget()
+    assert found.decode(file_record())["rule"] == "shadow"
+
+
+def test_kinds_are_kept_in_bounded_number() -> None:
+    asked: list[int] = []
+    found = decoder()
+    found.rule = lambda uid: f"r{uid}{asked.append(uid) or ''}"
+    for rule in range(1, KINDS_KEPT + 2):
+        found.line(file_record(rule=rule))
+    found.line(file_record(rule=KINDS_KEPT))
+    assert len(asked) == KINDS_KEPT + 1
+    found.line(file_record(rule=1))
+    assert len(asked) == KINDS_KEPT + 2
 
 
 @given(
@@ -149,8 +246,9 @@ def test_every_action_has_its_word() -> None:
 
 
 def test_the_sizes_are_those_of_the_header() -> None:
-    assert EVENT.size == 8 * 4 + 4 * 6 + 4 + 4 + 16 * 3
-    assert struct.calcsize("II") == FILE_EVENT_TAIL.size
+    assert EVENT.size == 8 * 5 + 4 * 6 + 4 + 4 + 16 * 3
+    assert FILE_EVENT_TAIL.size == 8
+    assert head(at=1, pid=1, ino=1)[EVENT_SAME:] == head(at=2, pid=2, ino=2)[EVENT_SAME:]
 
 
 def test_encoding_has_no_blanks() -> None:
@@ -167,7 +265,7 @@ def test_an_unknown_rule_reads_the_policy_again_but_once_a_second() -> None:
 
     names = RuleNames(read, lambda: now[0])
     assert names.get(7) == "unknown:0000000000000007"
-    live[7] = "path:/x"
+    live = {7: "path:/x"}
     assert names.get(7) == "unknown:0000000000000007"
     assert reads == [0.0]
     now[0] = 1.5
@@ -177,15 +275,16 @@ def test_an_unknown_rule_reads_the_policy_again_but_once_a_second() -> None:
     assert reads == [0.0, 1.5]
 
 
-def test_cgroup_paths_are_asked_for_once_and_bounded_in_number() -> None:
+def test_places_are_asked_for_once_and_bounded_in_number() -> None:
     asked: list[int] = []
 
     def find(number: int) -> str | None:
         asked.append(number)
         return f"/c{number}" if number % 2 else None
 
-    names = CgroupNames(find, room=3)
-    assert [names.get(n) for n in (1, 2, 1, 2, 3)] == ["/c1", "", "/c1", "", "/c3"]
+    names = Places(find, room=3)
+    found = [names.get(n).cgroup for n in (1, 2, 1, 2, 3)]
+    assert found == ["/c1", "", "/c1", "", "/c3"]
     assert asked == [1, 2, 3]
     names.get(5)  # the oldest has to go
     names.get(3)

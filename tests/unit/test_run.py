@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aegis_tools.errors import CommandError
-from aegis_tools.kernel.run import run
+from aegis_tools.kernel.run import run, stream
 
 SECONDS = f"60.{os.getpid():07}"
 """Tells our sleepers from those of tests that run at the same time."""
@@ -72,3 +72,26 @@ def test_a_program_dies_with_the_one_that_started_it() -> None:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     wait_until(0)
+
+
+def test_output_is_streamed_to_its_end() -> None:
+    with stream(["seq", "1", "50000"]) as fd:
+        found = b"".join(iter(lambda: os.read(fd, 65536), b""))
+    assert found.splitlines()[-1] == b"50000"
+
+
+def test_leaving_a_stream_ends_the_program() -> None:
+    with stream(["sleep", SECONDS]):
+        wait_until(1)
+    wait_until(0)
+    with pytest.raises(KeyError), stream(["sleep", SECONDS]):
+        raise KeyError
+    wait_until(0)
+
+
+def test_a_stream_that_ends_badly_is_an_error_with_what_it_said() -> None:
+    with pytest.raises(CommandError, match=r"^ls failed$") as caught, stream(["ls", "/none"]) as fd:
+        assert os.read(fd, 100) == b""
+    assert "No such file" in caught.value.detail
+    with pytest.raises(CommandError, match="not installed"), stream(["no-such-program-anywhere"]):
+        pass

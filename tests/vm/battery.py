@@ -76,15 +76,16 @@ class Event(NamedTuple):
     """The decoded struct event, and the path of struct file_event."""
 
     time_ns: int
-    cgroup: int
-    rule: int
     ino: int
-    dev: int
     pid: int
     tid: int
     ppid: int
+    dev: int
     uid: int
     gid: int
+    cgroup: int
+    rule: int
+    bundle: int
     hook: int
     op: int
     action: int
