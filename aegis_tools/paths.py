@@ -82,9 +82,29 @@ class Paths:
         return self.state / "fallback.json"
 
     @property
+    def units(self) -> Path:
+        """Where an administrator's systemd units are."""
+        return self.root / "etc/systemd/system"
+
+    @property
+    def programs(self) -> tuple[Path, ...]:
+        """The names by which runbooks start the program."""
+        return self.root / "usr/local/bin/aegisbpf", self.root / "usr/bin/aegisbpf"
+
+    @property
     def run(self) -> Path:
         """What a reboot may forget."""
         return self.root / "run/aegisbpf"
+
+    @property
+    def agent_status(self) -> Path:
+        """The agent's sign of life (``control.heartbeat``)."""
+        return self.run / "agent.json"
+
+    @property
+    def starts(self) -> Path:
+        """Starts of the agent that did not end well (``control.starts``)."""
+        return self.run / "starts.json"
 
     @property
     def lock(self) -> Path:

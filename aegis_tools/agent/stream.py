@@ -22,7 +22,7 @@ _GRACE = 0.5
 
 
 class Stop:
-    """Whether a signal has asked us to end; its descriptor becomes readable then."""
+    """Whether a signal has asked us to end, or to begin anew; its descriptor is readable then."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -36,10 +36,23 @@ class Stop:
         return self._read
 
     def ask(self, number: int = signal.SIGTERM) -> None:
-        """Ask to end, for the reason of a signal."""
-        self.signal = self.signal or number
+        """Ask to end, for the reason of a signal; an end counts more than a SIGHUP before it."""
+        if not self.signal or self.reload:
+            self.signal = number
         with suppress(BlockingIOError):
             os.write(self._write, b"x")
+
+    @property
+    def reload(self) -> bool:
+        """Whether it is SIGHUP that asked."""
+        return self.signal == signal.SIGHUP
+
+    def clear(self) -> None:
+        """Forget a SIGHUP; a signal that came meanwhile counts."""
+        if self.reload:
+            self.signal = 0
+            with suppress(BlockingIOError):
+                os.read(self._read, 4096)
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -49,9 +62,9 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Ask the yielded Stop to end on SIGTERM and SIGINT."""
+    """Ask the yielded Stop on SIGTERM, SIGINT and SIGHUP."""
     stop = Stop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         signal.signal(number, lambda number, _: stop.ask(number))

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 
 from aegis_tools.cli.output import App
-from aegis_tools.control import fallback
+from aegis_tools.control import fallback, starts
 from aegis_tools.control.hostmode import settle_first
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
@@ -40,6 +40,8 @@ def run(app: App, arguments: argparse.Namespace) -> int:
         if live is not None and fallback.read(app.paths) is not None:
             settle_first(app.paths, live)
         found = fallback.leave(app.paths, live)
+        if found is not None:
+            starts.forget(app.paths)
     if found is None:
         app.show({"resumed": False}, _NOTHING)
         return 0

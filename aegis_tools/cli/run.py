@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
+import time
 from collections.abc import Iterator
 
+from aegis_tools.agent.denyrate import DenyRate
 from aegis_tools.agent.eventfile import KEEP, SIZE, EventFile
+from aegis_tools.agent.notify import Notifier
 from aegis_tools.agent.pipeline import open_pipeline
 from aegis_tools.agent.sinks import Output, Sink
 from aegis_tools.agent.stream import Stop, Stream, stop_on_signals
+from aegis_tools.agent.tell import ERROR, NOTICE, WARNING, Tell, is_journal, teller
+from aegis_tools.agent.watch import Agent, Watch
 from aegis_tools.cli import types
 from aegis_tools.cli.load import add_size_options, size_options
 from aegis_tools.cli.mode import change_or_stay
 from aegis_tools.cli.output import App
+from aegis_tools.control import fallback, starts
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.posture import read_posture
@@ -25,8 +32,7 @@ from aegis_tools.control.settings import parse_rate, to_sample
 from aegis_tools.errors import KernelError, StateError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import mount_securityfs, read_host_features
-from aegis_tools.kernel.layout import Config, Stat
-from aegis_tools.kernel.maps import Map
+from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.kernel.ringbuf import open_ring
 
@@ -43,15 +49,28 @@ def build(parser: argparse.ArgumentParser) -> None:
         "--event-sample-rate", metavar="R", help="share of matches that send an event, 0 to 1"
     )
     add_file_options(parser)
+    add_guard_options(parser)
     add_size_options(parser)
-    for absent in ("--enforce-signal", "--deny-rate-threshold"):
-        parser.add_argument(absent, help=argparse.SUPPRESS)
+    parser.add_argument("--enforce-signal", help=argparse.SUPPRESS)
     parser.epilog = (
         "stdout has one JSON object an event, stderr everything else; leaving it does not end\n"
-        "enforcement. Ends with 0 on SIGTERM, 130 on Ctrl-C.\n\n"
+        "enforcement. Ends with 0 on SIGTERM, 130 on Ctrl-C; SIGHUP opens files and looks up\n"
+        "names anew. As a service: aegisbpf service install\n\n"
         'example: aegisbpf run --audit | grep \'"action":"BLOCK"\''
     )
     parser.set_defaults(run=run)
+
+
+def add_guard_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the deny-rate guard."""
+    parser.add_argument(
+        "--deny-rate-threshold", metavar="N", type=types.number(0, 10**9), default=0,
+        help="go to audit when more than N are refused a second (default: 0, never)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--deny-rate-seconds", metavar="S", type=types.number(1, 3600), default=5,
+        help="for so long without a pause (default: %(default)s)",
+    )  # fmt: skip
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +95,6 @@ def check(arguments: argparse.Namespace) -> None:
             "--enforce-signal is no option: each rule has its own signal",
             hint="write signal: term to the rule in a YAML policy",
         )
-    if arguments.deny_rate_threshold is not None:
-        raise UsageError(
-            "--deny-rate-threshold is no option of this version",
-            hint="alert on rate(aegisbpf_blocks_total[5m]) and run: aegisbpf mode audit",
-        )
 
 
 def run(app: App, arguments: argparse.Namespace) -> int:
@@ -88,11 +102,40 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     check(arguments)
     rate = None if arguments.event_sample_rate is None else parse_rate(arguments.event_sample_rate)
     pins = Pins(app.paths.pins)
-    with only_reader(app), stop_on_signals() as stop:
+    journal = is_journal(os.environ, app.err.fileno())
+    tell = teller(app.note, journal=journal, verbose=app.verbose)
+    with only_reader(app), stop_on_signals() as stop, counted(app, tell) as agent:
+        if starts.is_loop(agent.starts) and pins.is_loaded():
+            hold(app, pins, tell, agent)  # first: what follows may be what it dies of
         loaded = prepare(app, pins, arguments, rate)
+        if starts.is_loop(agent.starts):
+            hold(app, pins, tell, agent)
         with Live(pins) as live:
-            stream_events(app, live, stop, loaded, arguments)
+            stream_events(app, live, stop, loaded, arguments, tell=tell, agent=agent)
     return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
+
+
+@contextlib.contextmanager
+def counted(app: App, tell: Tell) -> Iterator[Agent]:
+    """Count this start as a crash, unless it ends as it should."""
+    now, before = time.clock_gettime_ns(time.CLOCK_BOOTTIME), 1
+    try:
+        before = len(starts.began(app.paths, now))
+    except StateError as error:  # a full disk must not keep the agent from telling what it sees
+        tell(WARNING, f"warning: {error.message}; a crash loop would not be noticed")
+    yield Agent(os.getpid(), time.time(), before)
+    with contextlib.suppress(StateError):
+        starts.ended(app.paths, now)
+
+
+def hold(app: App, pins: Pins, tell: Tell, agent: Agent) -> None:
+    """Fall back to audit: this agent crashes again and again, and nobody knows why yet."""
+    detail = f"{agent.starts} starts within {starts.WINDOW_SECONDS} s"
+    with locked(app.paths.lock, command="run"), Live(pins) as live:
+        new = fallback.enter(app.paths, live, "crash-loop", detail)
+    if new:
+        tell(ERROR, f"aegisbpf: *** HELD IN AUDIT *** crash-loop: {detail}")
+        tell(ERROR, "  next: find out why, then: aegisbpf resume")
 
 
 @contextlib.contextmanager
@@ -151,34 +194,55 @@ def note_sizes(app: App, live: Live, options: loader.LoadOptions) -> None:
         )
 
 
-def announce(app: App, live: Live, loaded: loader.Loaded) -> None:
+def announce(app: App, live: Live, loaded: loader.Loaded, tell: Tell) -> None:
     """Say on stderr what runs, loudly where nothing can be refused."""
-    posture = read_posture(live)
-    app.note(f"aegisbpf: mode {posture.mode}, {posture.meaning}")
+    posture = read_posture(live, app.paths)
+    tell(NOTICE, f"aegisbpf: mode {posture.mode}, {posture.meaning}")
+    if posture.held:
+        tell(ERROR, f"aegisbpf: *** HELD IN AUDIT *** {posture.held}")
     if loaded.fallback:
         reason = loaded.reason or "BPF LSM was not in use when it was loaded"
-        app.note(f"aegisbpf: *** AUDIT FALLBACK *** {reason}")
-    app.note("aegisbpf: events follow on stdout; ending this does not end enforcement")
+        tell(ERROR, f"aegisbpf: *** AUDIT FALLBACK *** {reason}")
+    tell(NOTICE, "aegisbpf: events follow on stdout; ending this does not end enforcement")
     app.err.flush()
 
 
 def stream_events(
-    app: App, live: Live, stop: Stop, loaded: loader.Loaded, arguments: argparse.Namespace
+    app: App,
+    live: Live,
+    stop: Stop,
+    loaded: loader.Loaded,
+    arguments: argparse.Namespace,
+    *,
+    tell: Tell,
+    agent: Agent,
 ) -> None:
-    """Stream until stopped."""
-    watch = Watch(app, live, stop)
+    """Stream until stopped; a SIGHUP begins anew with names and files."""
+    notifier = Notifier(os.environ)
+    guard = DenyRate(arguments.deny_rate_threshold, arguments.deny_rate_seconds)
+    watch = Watch(
+        app.paths, live, stop, tell=tell, notifier=notifier, agent=agent, guard=guard
+    )  # fmt: skip
     try:
         ring = open_ring(live.pins.path("maps", "events"))
     except OSError as error:
         raise KernelError(
             "the event ring cannot be opened", hint="run: aegisbpf health", detail=str(error)
         ) from None
-    with ring:
-        announce(app, live, loaded)
+    written = 0
+    with ring, contextlib.closing(watch):
+        announce(app, live, loaded, tell)
         app.out.flush()
-        with open_pipeline(app.paths, live, sinks(app, arguments)) as pipeline:
-            Stream(ring, pipeline, app.out.fileno(), stop, watch.look).run()
-    app.note(f"aegisbpf: {pipeline.events} events written, {watch.dropped} dropped meanwhile")
+        while not stop:
+            with open_pipeline(app.paths, live, sinks(app, arguments)) as pipeline:
+                watch.status = pipeline.status
+                watch.begin()
+                Stream(ring, pipeline, app.out.fileno(), stop, watch.look).run()
+            written += pipeline.events
+            if stop.reload:
+                notifier.reloading()
+                stop.clear()
+    tell(NOTICE, f"aegisbpf: {written} events written, {watch.dropped} dropped meanwhile")
 
 
 def sinks(app: App, arguments: argparse.Namespace) -> list[Sink]:
@@ -194,48 +258,3 @@ def sinks(app: App, arguments: argparse.Namespace) -> list[Sink]:
             )
         )
     return found
-
-
-class Watch:
-    """Looks about once a second: drops, a changed state, and is this still what is loaded?"""
-
-    def __init__(self, app: App, live: Live, stop: Stop) -> None:
-        self._app = app
-        self._live = live
-        self._stop = stop
-        self._first = self._last = self._drops()
-        self._state = read_posture(live).state
-
-    @property
-    def dropped(self) -> int:
-        """Events dropped since the start."""
-        return self._last - self._first
-
-    def look(self) -> None:
-        """Look; tell a person of drops, and end when what is read from was removed."""
-        now = self._drops()
-        if now > self._last:
-            self._app.note(
-                f"warning: {now - self._last} events dropped, {now - self._first} since the start "
-                "(the ring was full; what was denied was denied); "
-                "larger: aegisbpf reset, then run --ringbuf-size=BYTES"
-            )
-            self._last = now
-        if not self._stop and not self._is_loaded():
-            # No failure: whoever removed it must not find it loaded again by a service manager.
-            self._app.note("aegisbpf: the pins were removed, so there is nothing to tell; ending")
-            self._stop.ask()
-        posture = read_posture(self._live)
-        if posture.state != self._state and not self._stop:
-            self._state = posture.state
-            self._app.note(f"aegisbpf: mode {posture.mode}, {posture.meaning}")
-
-    def _drops(self) -> int:
-        return self._live.stats()[Stat.RINGBUF_DROPS]
-
-    def _is_loaded(self) -> bool:
-        try:
-            with Map.pinned(self._live.pins.path("maps", "events")) as pinned:
-                return pinned.id == self._live.map("events").id
-        except OSError:
-            return False

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aegis_tools.control.fallback import why_held
+from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.control.pending import read_pending
 from aegis_tools.control.posture import read_posture
@@ -304,6 +306,21 @@ def held_checks(paths: Paths) -> list[Check]:
     return checks
 
 
+def agent_check(paths: Paths, boot_ns: int) -> Check:
+    """Return whether the agent lives; none at all is no fault, for enforcement needs none."""
+    found = read_heartbeat(paths)
+    if found is None:
+        return Check("agent", None, "the agent does not run: events are not written down")
+    age, pid = age_seconds(found, boot_ns), found.get("pid")
+    if age > STALE_SECONDS:
+        return Check("agent", False, f"the agent (process {pid}) died or hangs: its last sign of "
+                     f"life is {age:.0f} s old", "run: systemctl restart aegisbpf",
+                     StateError.exit_code)  # fmt: skip
+    starts = found.get("starts_in_window")
+    again = f", started {starts} times lately" if isinstance(starts, int) and starts > 1 else ""
+    return Check("agent", None if again else True, f"the agent runs (process {pid}){again}")
+
+
 def read_report(
     paths: Paths,
     features: Features,
@@ -328,6 +345,7 @@ def read_report(
         *load_checks(Pins(paths.pins), lsm_active=features.lsm_active),
         *state_checks(paths),
         *held_checks(paths),
+        agent_check(paths, time.clock_gettime_ns(time.CLOCK_BOOTTIME)),
     ]
     if fallback_ok:
         known = ("lsm-active", "enforceable")

@@ -1,0 +1,77 @@
+"""The agent's sign of life: ``<run>/agent.json``, renewed about once a second.
+
+It is gone when the agent ended well.
+One that is there and old means an agent that died or hangs. ::
+
+    {"format": 1, "pid": 812, "version": "0.1.0", "started": 1700000000.0, "updated": 1700000042.0,
+     "updated_boot_ns": 42000000000, "ready": true, "starts_in_window": 1, "deny_rate": 0.0, …}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aegis_tools.control import files
+from aegis_tools.errors import StateError
+from aegis_tools.paths import Paths
+from aegis_tools.policy import strictjson
+
+FORMAT = 1
+STALE_SECONDS = 15.0
+"""A heartbeat older than this is none."""
+_MAX_FILE = 65536
+_WHAT = "sign of life of the agent"
+
+
+def write_heartbeat(paths: Paths, facts: Mapping[str, Any]) -> None:
+    """Renew it: a new file and a rename, without a sync, for the folder is in memory.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = paths.agent_status
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    data = json.dumps({"format": FORMAT, **facts}).encode()
+    try:
+        _write(temporary, data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+        file.write(data)
+
+
+def remove_heartbeat(paths: Paths) -> None:
+    """Take it away: the agent ended as it should."""
+    paths.agent_status.unlink(missing_ok=True)
+
+
+def read_heartbeat(paths: Paths) -> dict[str, Any] | None:
+    """Return it as it was written; None where there is none, or it is not of this version.
+
+    Numbers that it must have are there and finite; everything else is as somebody wrote it.
+    """
+    owners = {0, os.geteuid()}
+    try:
+        data = files.read_if_present(paths.agent_status, _MAX_FILE, what=_WHAT, owners=owners)
+        found = None if data is None else strictjson.loads(data)
+    except (StateError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return None
+    boot = found.get("updated_boot_ns")
+    return found if strictjson.is_integer(boot, 0, 2**63 - 1) else None
+
+
+def age_seconds(found: Mapping[str, Any], boot_ns: int) -> float:
+    """Return how old a heartbeat is, by the boot clock."""
+    return max(0.0, (boot_ns - int(found["updated_boot_ns"])) / 1e9)
