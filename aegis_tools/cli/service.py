@@ -20,8 +20,8 @@ def build(parser: argparse.ArgumentParser) -> None:
     install.add_argument("--now", action="store_true", help="start them, too")
     install.add_argument("--no-enable", action="store_true", help="only write the files")
     install.epilog = (
-        "Boot applies the stored policy in the mode that was set last. Options of the agent belong\n"
-        "into a drop-in: systemctl edit aegisbpf\n\nexample: aegisbpf service install --now"
+        "Boot applies the stored policy in the mode that was set last. Options of the agent\n"
+        "belong into a drop-in: systemctl edit aegisbpf\n\nexample: aegisbpf service install --now"
     )
     remove = kinds.add_parser("remove", help="stop the units and remove them")
     remove.epilog = (

@@ -58,12 +58,12 @@ def remove_heartbeat(paths: Paths) -> None:
 def read_heartbeat(paths: Paths) -> dict[str, Any] | None:
     """Return it as it was written; None where there is none, or it is not of this version.
 
-    Numbers that it must have are there and finite; everything else is as somebody wrote it.
+    Its time on the boot clock is there; everything else is as somebody wrote it.
     """
     owners = {0, os.geteuid()}
     try:
         data = files.read_if_present(paths.agent_status, _MAX_FILE, what=_WHAT, owners=owners)
-        found = None if data is None else strictjson.loads(data)
+        found = None if data is None else json.loads(data)
     except (StateError, ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

@@ -7,6 +7,7 @@ A template is the unit with ``@EXEC@`` for the program. Mode and options belong 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from importlib.resources import files as resources
@@ -81,7 +82,7 @@ def plan_install(paths: Paths, executable: Path) -> list[Change]:
 
 
 def _verb(path: Path, data: bytes) -> str:
-    found = files.read_if_present(path, _MAX_UNIT, what=_WHAT)
+    found = files.read_if_present(path, _MAX_UNIT, what=_WHAT, owners={0, os.geteuid()})
     if found is None:
         return "create"
     return "keep" if found == data else "replace"
