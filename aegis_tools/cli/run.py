@@ -139,7 +139,7 @@ def note_sizes(app: App, live: Live, options: loader.LoadOptions) -> None:
 
 def announce(app: App, live: Live, loaded: loader.Loaded) -> None:
     """Say on stderr what runs, loudly where nothing can be refused."""
-    posture = read_posture(live)
+    posture = read_posture(live, app.paths)
     app.note(f"aegisbpf: mode {posture.mode}, {posture.meaning}")
     if loaded.fallback:
         reason = loaded.reason or "BPF LSM was not in use when it was loaded"

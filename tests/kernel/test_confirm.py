@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_support import kill_after, start_python
 
+from aegis_tools.cli.mode import change_or_stay
+from aegis_tools.cli.output import App
 from aegis_tools.control import confirm, fallback
 from aegis_tools.control.bootclock import Seams, boot_ns
 from aegis_tools.control.live import Live
@@ -190,6 +192,7 @@ def test_one_that_is_overdue_is_reverted_before_the_next_is_applied(
     pending = read_pending(host.paths)
     assert pending is not None
     write_pending(host.paths, replace(pending, deadline_ns=1))
+    put(host, Config.DEADLINE, 1)
     plan = host("policy", "apply", files["policy"])["plan"]
     assert plan["changed"] is False, "it was reverted to this very policy"
 
@@ -254,8 +257,8 @@ def test_a_hostile_record_is_never_believed_and_never_in_the_way(host: Host, dat
 def test_what_cannot_be_reverted_leaves_the_host_in_audit_until_a_policy_is_applied(
     host: Host, files: dict[str, Path]
 ) -> None:
-    first = staged(host, files)
     put(host, Config.MODE, 1)
+    first = staged(host, files)
     stored = host.paths.bundles / f"{first}.policy"
     content = stored.read_bytes()
     stored.write_bytes(b"something else")
@@ -286,8 +289,9 @@ def test_a_reset_forgets_what_waits_and_a_new_load_is_not_touched_by_it(
     host("load", "--ringbuf-size", "4096")
     host.paths.pending.write_bytes(record)  # as if the state folder had been read-only
     host.paths.pending.chmod(0o600)
+    put(host, Config.MODE, 1)
     confirm.revert_if_overdue(host.paths, seams=LATER)
-    assert host.digest() == bytes(32)
+    assert (host.digest(), config(host, Config.MODE)) == (bytes(32), 1)
     assert not host.paths.pending.exists()
 
 
@@ -347,6 +351,24 @@ def test_a_killed_confirmation_or_revert_is_finished_by_whoever_looks_next(
     assert not host.paths.pending.exists()
 
 
+def test_a_confirmation_that_could_not_be_recorded_is_one(
+    host: Host, files: dict[str, Path]
+) -> None:
+    staged(host, files)
+    new = host.digest().hex()
+    stored = host.paths.bundles / f"{new}.policy"
+    stored.rename(stored.with_suffix(".away"))
+    host("policy", "confirm", code=8)
+    assert host("mode")["unconfirmed"] is False
+    stored.with_suffix(".away").rename(stored)
+    done = confirm.revert_if_overdue(host.paths)
+    assert done is not None
+    assert done.finished
+    current, _ = Store(host.paths).records()
+    assert current is not None
+    assert host.digest().hex() == current.digest == new
+
+
 def test_of_two_at_once_one_is_refused(host: Host, files: dict[str, Path]) -> None:
     host("policy", "apply", files["policy"])
     apply = ("policy", "apply", files["other"], "--confirm-within", "10m")
@@ -371,6 +393,9 @@ def test_a_host_that_is_held_in_audit_does_not_enforce_until_it_is_resumed(
     for command in (("mode", "enforce"), ("mode", "enforce", "--confirm-within", "60s"),
                     ("config", "set", "mode", "enforce")):  # fmt: skip
         assert host(*command, code=8)["error"] == "held"
+    with Live(Pins(host.paths.pins)) as live:
+        assert not change_or_stay(App(paths=host.paths), live, "enforce"), "as run --enforce does"
+    assert config(host, Config.MODE) == 0
     host("policy", "apply", files["other"], "--confirm-within", "60s")
     assert host("resume", code=8)["error"] == "unconfirmed"
     host("policy", "revert")
