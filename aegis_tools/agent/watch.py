@@ -157,8 +157,7 @@ class Watch:
 
     def _summary(self) -> str:
         posture = read_posture(self._live, self._paths)
-        held = f"; HELD IN AUDIT ({posture.held}): aegisbpf resume" if posture.held else ""
-        return f"mode {posture.mode}, {posture.meaning}{held}"
+        return f"mode {posture.mode}, {posture.meaning}"
 
     def _revert(self) -> None:
         reverted = revert_if_overdue(self._paths, timeout=1)

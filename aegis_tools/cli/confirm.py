@@ -38,7 +38,7 @@ def revert(app: App, arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return _would(app, control.look(app.paths, live), "revert")
         if arguments.if_overdue:
-            done = control.revert_if_overdue(app.paths)
+            done = control.revert_if_overdue(app.paths, retry_ns=0)
         else:
             with locked(app.paths.lock, command="policy revert"):
                 done = control.revert(app.paths, live)

@@ -39,6 +39,7 @@ from aegis_tools.control.verify_live import verify_live as compare
 from aegis_tools.errors import AegisError, DriftError
 from aegis_tools.kernel.layout import Config, uid_key
 from aegis_tools.kernel.pins import Pins
+from aegis_tools.paths import Paths
 from aegis_tools.policy.convert import convert
 from aegis_tools.policy.model import Mode, Policy
 
@@ -137,7 +138,7 @@ def _apply(
             more = _carry_out(app, live, prepared, arguments, action=action)
             if left is not None:
                 confirm.forget(app.paths, live, f"replaced by {action}")
-        state = describe_state(live)
+        state = describe_state(live, app.paths)
     _tell(app, prepared, {"applied": not arguments.dry_run, **state, **more})
     return 0
 
@@ -180,7 +181,7 @@ def _tell(app: App, prepared: Prepared, facts: dict[str, Any]) -> None:
     )
 
 
-def describe_state(live: Live) -> dict[str, Any]:
+def describe_state(live: Live, paths: Paths | None = None) -> dict[str, Any]:
     """Return mode and what it amounts to."""
     mode = "enforce" if live.config(Config.MODE) else "audit"
     no_lsm = live.pins.is_fallback()
@@ -193,11 +194,14 @@ def describe_state(live: Live) -> dict[str, Any]:
         summary = "mode audit: matches are logged, nothing is refused"
     else:
         summary = "mode ENFORCE: matches are refused"
-    posture = read_posture(live)
+    posture = read_posture(live, paths)
+    if posture.held:
+        summary += f"; HELD IN AUDIT, {posture.held}: aegisbpf resume"
     return {
         "mode": mode,
         "fallback": no_lsm,
         "attached": attached,
+        "held": posture.held,
         "unconfirmed_seconds": posture.to_dict()["deadline_seconds"],
         "summary": summary + unconfirmed(posture.deadline),
     }
@@ -208,7 +212,7 @@ def show(app: App, arguments: argparse.Namespace) -> int:
     del arguments
     store = Store(app.paths)
     info, records, state = read_live(
-        app, lambda live: (live.info(), live.manual_rules(), describe_state(live))
+        app, lambda live: (live.info(), live.manual_rules(), describe_state(live, app.paths))
     )
     policy = stored_policy(store, info.bundle) if any(info.bundle) else Policy(())
     record = next((r for r in known_records(store) if r.digest == info.bundle.hex()), None)

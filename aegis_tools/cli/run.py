@@ -197,9 +197,7 @@ def note_sizes(app: App, live: Live, options: loader.LoadOptions) -> None:
 def announce(app: App, live: Live, loaded: loader.Loaded, tell: Tell) -> None:
     """Say on stderr what runs, loudly where nothing can be refused."""
     posture = read_posture(live, app.paths)
-    tell(NOTICE, f"aegisbpf: mode {posture.mode}, {posture.meaning}")
-    if posture.held:
-        tell(ERROR, f"aegisbpf: *** HELD IN AUDIT *** {posture.held}")
+    tell(ERROR if posture.held else NOTICE, f"aegisbpf: mode {posture.mode}, {posture.meaning}")
     if loaded.fallback:
         reason = loaded.reason or "BPF LSM was not in use when it was loaded"
         tell(ERROR, f"aegisbpf: *** AUDIT FALLBACK *** {reason}")

@@ -219,7 +219,7 @@ def _why_not(paths: Paths, live: Live | None, pending: Pending, now_ns: int) -> 
     why = next((text for text, is_so in reasons.items() if is_so), "")
     if why or live is None:
         return why
-    if not _is_live(live, pending.now):
+    if not _has_begun(live, pending) or not _is_live(live, pending.now):
         return "the change is not live"
     if live.info().editing:
         return "the change was cut short"
@@ -231,9 +231,12 @@ def _is_live(live: Live, side: Side) -> bool:
     return live.info().bundle == bytes.fromhex(side.digest or "00" * 32)
 
 
-def _is_its(live: Live, pending: Pending) -> bool:
-    """Return whether what is live is a side of the change: not so after a reset and a new load."""
-    return _is_live(live, pending.was) or _is_live(live, pending.now)
+def _has_begun(live: Live, pending: Pending) -> bool:
+    """Return whether the kernel knows of the change: its deadline is armed first, cleared last.
+
+    Not so after a reset and a new load, nor where the change died before it touched the kernel.
+    """
+    return live.config(Config.DEADLINE) == pending.deadline_ns
 
 
 def _finish(paths: Paths, live: Live | None, pending: Pending, seams: Seams) -> None:
@@ -304,17 +307,17 @@ def _is_due(paths: Paths, pending: Pending, now_ns: int) -> bool:
 
 
 def revert_if_overdue(
-    paths: Paths, *, seams: Seams = SYSTEM, timeout: float = 10
+    paths: Paths, *, seams: Seams = SYSTEM, timeout: float = 10, retry_ns: int = RETRY_NS
 ) -> Reverted | None:
     """Revert a change whose time is over. Takes the lock only if there is one; cheap without.
 
-    The agent calls it once a second, the timer once. A revert that failed is tried again after a
-    minute.
+    The agent calls it once a second, the timer once, and again while it fails.
 
     Args:
         paths: Where things are.
         seams: Time and other programs.
         timeout: Seconds to wait for the lock.
+        retry_ns: How long a revert that failed is left alone.
 
     Returns:
         What was undone; None where nothing was overdue.
@@ -331,7 +334,7 @@ def revert_if_overdue(
         now = seams.boot_ns()
         if pending is not None and not _is_due(paths, pending, now):
             return None
-        if pending is not None and pending.failed and now - pending.failed_ns < RETRY_NS:
+        if pending is not None and pending.failed and now - pending.failed_ns < retry_ns:
             return None
         stack.enter_context(locked(paths.lock, command="policy revert", timeout=timeout))
         return settle(paths, live, seams=seams)

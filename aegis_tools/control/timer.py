@@ -16,7 +16,7 @@ from aegis_tools.paths import Paths
 
 UNIT = "aegisbpf-revert"
 _GRACE = 1
-_RETRY = 5
+_RETRY = 15
 
 
 def has_systemd(paths: Paths) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import pytest
 from apply_support import Host, policy_files, signed_bundles
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_support import kill_after, start_python
+from kernel_support import start_python
 
+from aegis_tools.cli.mode import change_or_stay
+from aegis_tools.cli.output import App
 from aegis_tools.control import confirm, fallback
 from aegis_tools.control.bootclock import Seams, boot_ns
 from aegis_tools.control.live import Live
@@ -28,12 +30,20 @@ from aegis_tools.policy.model import Mode
 LATER = Seams(boot_ns=lambda: boot_ns() + 10**15)
 """Every window is over."""
 
-KILLED = """
-import sys
+KILLED_AT = """
+import os, signal, sys
 from aegis_tools.cli.main import run
-print("working", flush=True)
-run(["--root", sys.argv[1], "--json", *sys.argv[2:]])
+left = int(sys.argv[1])
+def count(event, _):
+    global left
+    if event in ("ctypes.create_string_buffer", "os.rename", "os.remove"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(count)
+run(["--root", sys.argv[2], "--json", *sys.argv[3:]])
 """
+"""Ends before one of its effects: a buffer for bpf(2), a rename, a removal."""
 
 
 @pytest.fixture
@@ -190,6 +200,7 @@ def test_one_that_is_overdue_is_reverted_before_the_next_is_applied(
     pending = read_pending(host.paths)
     assert pending is not None
     write_pending(host.paths, replace(pending, deadline_ns=1))
+    put(host, Config.DEADLINE, 1)
     plan = host("policy", "apply", files["policy"])["plan"]
     assert plan["changed"] is False, "it was reverted to this very policy"
 
@@ -254,8 +265,8 @@ def test_a_hostile_record_is_never_believed_and_never_in_the_way(host: Host, dat
 def test_what_cannot_be_reverted_leaves_the_host_in_audit_until_a_policy_is_applied(
     host: Host, files: dict[str, Path]
 ) -> None:
-    first = staged(host, files)
     put(host, Config.MODE, 1)
+    first = staged(host, files)
     stored = host.paths.bundles / f"{first}.policy"
     content = stored.read_bytes()
     stored.write_bytes(b"something else")
@@ -286,8 +297,9 @@ def test_a_reset_forgets_what_waits_and_a_new_load_is_not_touched_by_it(
     host("load", "--ringbuf-size", "4096")
     host.paths.pending.write_bytes(record)  # as if the state folder had been read-only
     host.paths.pending.chmod(0o600)
+    put(host, Config.MODE, 1)
     confirm.revert_if_overdue(host.paths, seams=LATER)
-    assert host.digest() == bytes(32)
+    assert (host.digest(), config(host, Config.MODE)) == (bytes(32), 1)
     assert not host.paths.pending.exists()
 
 
@@ -304,47 +316,76 @@ def test_a_signed_policy_goes_back_to_the_bundle_before(
     host("policy", "apply", made["two"])
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_killed_at_any_instant_the_old_policy_comes_back_or_the_new_one_was_confirmed(
-    host: Host, files: dict[str, Path], seed: int
+def killed(host: Host, instant: int, *argv: str | Path) -> bool:
+    """Run a command and kill it before its ``instant``-th effect; True where it got that far."""
+    process = start_python(KILLED_AT, instant, host.paths.root, *argv)
+    process.communicate(timeout=60)
+    return process.returncode == -signal.SIGKILL
+
+
+INSTANTS = [*range(1, 60, 12), *range(60, 460, 25)]
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_killed_at_any_instant_the_old_policy_and_mode_come_back(
+    host: Host, files: dict[str, Path], instant: int
 ) -> None:
     first = host("policy", "apply", files["policy"])["digest"]
-    argv = (host.paths.root, "policy", "apply", files["other"], "--confirm-within", "10m")
-    kill_after(start_python(KILLED, *argv), random.Random(seed).uniform(0, 0.35))
+    put(host, Config.MODE, 1)
+    apply = ("policy", "apply", files["other"], "--mode", "audit", "--confirm-within", "10m")
+    assert killed(host, instant, *apply) or instant > 300
     live = host.digest().hex()
-    deadline = config(host, Config.DEADLINE)
     current, _ = Store(host.paths).records()
     assert current is not None
     assert current.digest == first, "a boot brings the old one"
     if live != first:
-        assert deadline, "the new policy is never live without its deadline"
-    if deadline:
-        assert host.paths.pending.exists(), "no deadline without a record"
+        assert config(host, Config.DEADLINE), "the new policy is never live without its deadline"
+    if config(host, Config.DEADLINE) or not config(host, Config.MODE):
+        assert host.paths.pending.exists(), "nothing is changed without a record"
     confirm.revert_if_overdue(host.paths, seams=LATER)
-    assert host.digest().hex() == first
+    assert (host.digest().hex(), config(host, Config.MODE)) == (first, 1)
     assert config(host, Config.DEADLINE) == 0
     assert not host.paths.pending.exists()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("instant", [1, 9, 17, 25, 33, 45, 60, 100, 150])
 @pytest.mark.parametrize("what", ["confirm", "revert"])
 def test_a_killed_confirmation_or_revert_is_finished_by_whoever_looks_next(
-    host: Host, files: dict[str, Path], seed: int, what: str
+    host: Host, files: dict[str, Path], instant: int, what: str
 ) -> None:
-    first = staged(host, files)
+    put(host, Config.MODE, 1)
+    first = staged(host, files, "--mode", "audit")
     new = host.digest().hex()
-    seconds = random.Random(seed).uniform(0, 0.25)
-    kill_after(start_python(KILLED, host.paths.root, "policy", what), seconds)
+    killed(host, instant, "policy", what)
     pending = read_pending(host.paths)
-    begun = pending is None or pending.confirmed or host.digest().hex() == first
+    begun = pending is None or pending.confirmed
     confirm.revert_if_overdue(host.paths, seams=LATER)
     kept = what == "confirm" and begun
     assert host.digest().hex() == (new if kept else first)
+    assert config(host, Config.MODE) == (0 if kept else 1)
     current, _ = Store(host.paths).records()
     assert current is not None
     assert current.digest == (new if kept else first)
     assert config(host, Config.DEADLINE) == 0
     assert not host.paths.pending.exists()
+
+
+def test_a_confirmation_that_could_not_be_recorded_is_one(
+    host: Host, files: dict[str, Path]
+) -> None:
+    staged(host, files)
+    new = host.digest().hex()
+    stored = host.paths.bundles / f"{new}.policy"
+    stored.rename(stored.with_suffix(".away"))
+    host("policy", "confirm", code=8)
+    assert host("mode")["unconfirmed"] is False
+    stored.with_suffix(".away").rename(stored)
+    done = confirm.revert_if_overdue(host.paths)
+    assert done is not None
+    assert done.finished
+    current, _ = Store(host.paths).records()
+    assert current is not None
+    assert host.digest().hex() == current.digest == new
 
 
 def test_of_two_at_once_one_is_refused(host: Host, files: dict[str, Path]) -> None:
@@ -371,6 +412,9 @@ def test_a_host_that_is_held_in_audit_does_not_enforce_until_it_is_resumed(
     for command in (("mode", "enforce"), ("mode", "enforce", "--confirm-within", "60s"),
                     ("config", "set", "mode", "enforce")):  # fmt: skip
         assert host(*command, code=8)["error"] == "held"
+    with Live(Pins(host.paths.pins)) as live:
+        assert not change_or_stay(App(paths=host.paths), live, "enforce"), "as run --enforce does"
+    assert config(host, Config.MODE) == 0
     host("policy", "apply", files["other"], "--confirm-within", "60s")
     assert host("resume", code=8)["error"] == "unconfirmed"
     host("policy", "revert")
