@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from aegis_tools.errors import CommandError
 
@@ -73,10 +73,13 @@ def stream(argv: Sequence[str]) -> Iterator[int]:
     Raises:
         CommandError: It does not exist; or it failed, told when its output has been read.
     """
+    import tempfile
+
     import sh
 
     name, *arguments = argv
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    said = tempfile.TemporaryFile()  # noqa: SIM115 # closed below
     try:
         try:
             with os.fdopen(writer, "wb") as output:
@@ -84,6 +87,7 @@ def stream(argv: Sequence[str]) -> Iterator[int]:
                     *arguments,
                     _env=_ENVIRONMENT,
                     _out=output,
+                    _err=said,
                     _bg=True,
                     _bg_exc=False,
                     _return_cmd=True,
@@ -97,10 +101,11 @@ def stream(argv: Sequence[str]) -> Iterator[int]:
         try:
             yield reader
         except BaseException:
-            _end(running, name, finished=False)
+            _end(running, name, said, finished=False)
             raise
-        _end(running, name, finished=_is_at_end(reader))
+        _end(running, name, said, finished=_is_at_end(reader))
     finally:
+        said.close()
         os.close(reader)
 
 
@@ -112,7 +117,7 @@ def _is_at_end(reader: int) -> bool:
         return False
 
 
-def _end(running: Any, name: str, *, finished: bool) -> None:
+def _end(running: Any, name: str, said: IO[bytes], *, finished: bool) -> None:
     """Wait for a program that has said all; end one that has not."""
     import sh
 
@@ -123,7 +128,8 @@ def _end(running: Any, name: str, *, finished: bool) -> None:
         running.wait(timeout=10)
     except (sh.ErrorReturnCode, sh.TimeoutException) as error:
         if finished:
-            output = running.stderr.decode(errors="replace")
+            said.seek(0)
+            output = said.read(65536).decode(errors="replace")
             raise CommandError(f"{name} failed", detail=output, data={"stderr": output}) from error
 
 

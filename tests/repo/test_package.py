@@ -70,6 +70,7 @@ def test_a_wheel_holds_the_objects_and_their_sums(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     found = {Path(name).name for name in names if name.startswith("aegis_tools/objects/")}
     assert found == OBJECTS
+    assert "aegis_tools/agent/event.schema.json" in names
 
 
 @pytest.mark.parametrize("name", ["aegisbpf", "aegis-tools"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -291,3 +292,13 @@ def test_places_are_asked_for_once_and_bounded_in_number() -> None:
     assert asked == [1, 2, 3, 5]
     names.get(1)
     assert asked == [1, 2, 3, 5, 1]
+
+
+def test_the_document_s_table_is_the_schema_s() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{name}`{'' if name in SCHEMA['required'] else ' *'} | "
+        f"{field['description'].replace('|', '&#124;')} |"
+        for name, field in SCHEMA["properties"].items()
+    ]
+    assert [line for line in document.splitlines() if line.startswith("| `")] == rows

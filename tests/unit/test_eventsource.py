@@ -172,3 +172,9 @@ def test_the_most_frequent_in_a_journal(journal: Path, capsys: pytest.CaptureFix
     found = json.loads(out)
     assert found["events"] == 15
     assert found["top"]["path"] == [{"value": "/srv/f1", "events": 10}]
+
+
+def test_a_file_met_twice_under_two_names_is_read_once(path: Path) -> None:
+    path.write_bytes(line(1))
+    Path(f"{path}.1").hardlink_to(path)  # as a rotation between two looks makes it
+    assert pids(Files(path).batches()) == [1]

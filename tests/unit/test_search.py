@@ -75,6 +75,7 @@ def test_every_condition_must_hold(query: Query, expected: list[int]) -> None:
     [
         b"aegisbpf: events follow on stdout", b"", b"{", b"null", b"[]", LINES[0][:-1],
         LINES[0][:100], b'{"time":"2026-01-01T12:00:00.000000Z"}', b'{"time":"' + b"[" * 60000,
+        altered(b'"count":' + b"[" * 60000),
         altered(b'"count":true'), altered(b'"count":0'),
         altered(b'"count":-1'), altered(b'"count":1e3'),
         altered(b'"count":' + b"9" * 5000),
@@ -104,6 +105,9 @@ def test_a_name_that_looks_like_another_field_deceives_nobody() -> None:
     assert found(Query(comm="sshd"), hostile) == []
     assert len(found(Query(comm='"comm":"sshd"'), hostile)) == 1
     assert len(found(Query(path='/etc/","rule":"rule-9"'), hostile)) == 1
+    nested = altered(b'"count":1,"later":{"rule":"rule-9","path":"/srv/x"}')
+    assert found(Query(rule="rule-9"), nested) == []
+    assert found(Query(path="/srv"), nested) == []
 
 
 def test_names_that_are_not_ascii_are_found() -> None:

@@ -23,6 +23,7 @@ from battery import (
     Mode,
     Op,
     Rule,
+    Stat,
     bind_mount,
     can_read,
     file_rule,
@@ -32,6 +33,7 @@ from battery import (
 )
 
 from aegis_tools.agent.decode import ACTIONS, REASONS, Decoder
+from aegis_tools.agent.enrich import place_of
 from aegis_tools.control.posture import read_posture
 from aegis_tools.control.why import file_findings, net_findings, verdicts
 from aegis_tools.control.whyfile import Tables, look_at, survives
@@ -172,7 +174,7 @@ def test_why_agrees_with_the_hooks_about_addresses(host: Host, seed: int) -> Non
 
 def decoder() -> Decoder:
     locate = MountPaths(read_mounts, time.monotonic).locate
-    return Decoder(cgroup=lambda number: cgroup_path(number) or "", locate=locate)
+    return Decoder(place=lambda number: place_of(cgroup_path(number) or ""), locate=locate)
 
 
 def test_an_event_has_the_path_as_it_is_seen_from_the_root(host: Host, place: Path) -> None:
@@ -212,6 +214,44 @@ def aegis(*argv: str) -> tuple[int, str]:
         check=False,
     )  # fmt: skip
     return found.returncode, found.stdout
+
+
+def test_an_event_says_what_was_refused_by_which_policy(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("x")
+    policy = tmp_path / "policy.conf"
+    policy.write_text(f"version=1\n[deny_path]\n{path}\n[deny_ip_port]\n127.0.0.1:7007:udp\n")
+    assert aegis("policy", "apply", str(policy), "--mode", "enforce")[0] == 0
+    digest = json.loads(aegis("policy", "show", "--json")[1])["digest"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aegis_tools", "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    list(iter_until(process, b"events follow"))
+    assert process.stdout is not None
+    with refused():
+        touch(path)
+    first = json.loads(process.stdout.readline())
+    assert Path(first["exe"]).samefile("/proc/self/exe")
+    for _ in range(500):
+        with refused():
+            touch(path)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, refused():
+        sender.sendto(b"x", ("127.0.0.1", 7007))
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    events = [first, *map(json.loads, out.splitlines())]
+    assert {event["bundle"] for event in events} == {digest}
+    assert {event["action"] for event in events} == {"BLOCK"}
+    assert {event["hook"] for event in events} == {"open", "sendmsg"}
+    opens = [event for event in events if event["hook"] == "open"]
+    assert sum(event["count"] for event in opens) == 501
+    assert {(event["path"], event["rule"]) for event in opens} == {(str(path), f"path:{path}")}
+    (sent,) = (event for event in events if event["hook"] == "sendmsg")
+    assert (sent["address"], sent["port"], sent["protocol"]) == ("127.0.0.1", 7007, "udp")
+    known = json.loads(aegis("events", "--schema")[1])["properties"]
+    assert {name for event in events for name in event} <= set(known)
+    host.clear()
+    assert host.live.stats()[Stat.RINGBUF_DROPS] == 0
 
 
 def test_run_tells_of_refusals_and_leaving_it_ends_none(host: Host, tmp_path: Path) -> None:
