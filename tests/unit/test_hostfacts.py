@@ -42,8 +42,8 @@ def test_a_host_without_files_has_nothing_to_tell(tmp_path: Path) -> None:
 
 
 def test_the_age_of_the_heartbeat_is_told_by_the_boot_clock(paths: Paths) -> None:
-    put(paths.run / "agent.json", {"updated_boot_ns": 5 * 10**9, "updated": 1.5, "ready": True,
-                                   "events": 7, "sinks": {"stdout": {"failing": True}}})  # fmt: skip
+    told = {"updated_boot_ns": 5 * 10**9, "updated": 1.5, "ready": True, "events": 7}
+    put(paths.run / "agent.json", {**told, "sinks": {"stdout": {"failing": True}}})
     agent = Files(paths, lambda: 12 * 10**9).read(NONE).agent
     assert agent is not None
     assert (agent.age, agent.updated, agent.ready) == (7.0, 1.5, True)
