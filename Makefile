@@ -44,7 +44,8 @@ test: bootstrap bpf
 .PHONY: bench
 bench: bootstrap bpf  ## figures as ratios; the hooks' need a machine: see docs/performance.md
 	@$(VENV)/bin/python -m benchmarks.apply --rounds 3
-	$(VENV)/bin/python -m benchmarks.cold_start
+	@$(VENV)/bin/python -m benchmarks.cold_start
+	@$(VENV)/bin/python -m benchmarks.scrape
 
 fmt: bootstrap
 	@$(VENV)/bin/python scripts/check --fix

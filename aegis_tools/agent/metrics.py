@@ -1,19 +1,28 @@
-"""The snapshot as Prometheus metrics, in a registry of their own."""
+"""What a scrape found as Prometheus metrics, in a registry of their own.
+
+``families`` is pure: one list of metrics from one reading. Every family is always there, with
+HELP and TYPE, but without samples where there is nothing to tell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from aegis_tools import __version__
-from aegis_tools.control.posture import MODES
+from aegis_tools.agent.hostfacts import HOLDS, PARTS, HostFacts
+from aegis_tools.agent.scrape import TOP_RULES, Kernel, Reading, RuleHits
+from aegis_tools.control.posture import MODES, STATES
 from aegis_tools.control.stats import Snapshot
 from aegis_tools.kernel.layout import Stat
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
-TOP_RULES = 100
+LABEL_LENGTH = 256
+"""Longer rule ids are cut: a label is kept by Prometheus for as long as its series."""
 
 COUNTERS = {
     "aegisbpf_blocks": (Stat.BLOCKS, "Accesses that were refused"),
@@ -37,174 +46,346 @@ ENTRIES = {
 }
 
 
-class RuleHits(NamedTuple):
-    """How often a rule matched."""
+AGENT_GAUGES = {
+    "lag_seconds": ("aegisbpf_agent_event_lag_seconds", "Age of the newest event when it was read"),
+    "deny_rate": ("aegisbpf_agent_deny_rate", "Refusals a second that the agent saw last"),
+    "starts_in_window": ("aegisbpf_agent_unclean_starts", "Unclean starts that count to the limit"),
+    "held": ("aegisbpf_agent_events_held", "Events held back to be told of in one line"),
+}
+AGENT_COUNTERS = {
+    "events": ("aegisbpf_agent_events_received", "Events that the agent read from the ring"),
+    "written": ("aegisbpf_agent_events_written", "Lines that the agent wrote for them"),
+    "folded": ("aegisbpf_agent_events_folded", "Events told of in the line of another"),
+    "undecodable": ("aegisbpf_agent_events_undecodable", "Events not of this version's form"),
+}
+SINK_METRICS = (
+    ("failing", "aegisbpf_agent_sink_failing", "1: writing to it fails now", "gauge"),
+    ("lost_events", "aegisbpf_agent_sink_lost_events", "Events it could not write", "counter"),
+    ("lost_lines", "aegisbpf_agent_sink_lost_lines", "Lines it could not write", "counter"),
+)
+SINKS = 16
 
-    rule: str
-    blocks: int
-    audits: int
+Samples = list[float] | dict[tuple[str, ...], float]
+"""Of a metric without labels the one value, if any; else values by label values."""
 
 
-def top_hits(
-    hits: Mapping[int, tuple[int, int, int]], names: Mapping[int, str], room: int = TOP_RULES
-) -> list[RuleHits]:
-    """Return the rules that matched most, at most ``room`` of them: labels must be bounded."""
-    ranked = sorted(hits.items(), key=lambda item: (-item[1][0] - item[1][1], item[0]))[:room]
-    return [
-        RuleHits(names.get(uid, f"unknown:{uid:016x}"), blocks, audits)
-        for uid, (blocks, audits, _) in ranked
-    ]
+def label(text: str) -> str:
+    """Return a text as a label may have it: valid UTF-8 of one line, not too long.
 
-
-def families(snapshot: Snapshot | None, hits: Iterable[RuleHits] = ()) -> list[Metric]:
-    """Return the metric families; without a snapshot only that nothing is loaded."""
-    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
-
-    build = InfoMetricFamily("aegisbpf_build", "The program", value={"version": __version__})
-    loaded = GaugeMetricFamily(
-        "aegisbpf_loaded", "1: programs and maps are in the kernel", value=float(bool(snapshot))
+    Controls, line separators and half characters become backslash escapes. Quotes and backslashes
+    stay; the text format escapes them itself.
+    """
+    return "".join(
+        c.encode("unicode_escape", "surrogatepass").decode()
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+        else c
+        for c in text[:LABEL_LENGTH]
     )
-    enforcing = GaugeMetricFamily(
-        "aegisbpf_enforcing",
-        "1: a match of an enforcing rule is refused now",
-        value=float(bool(snapshot and snapshot.posture.enforcing)),
+
+
+def families(reading: Reading) -> list[Metric]:
+    """Return all metrics of a reading."""
+    return [*_general(reading), *_kernel(reading.kernel), *_host(reading.facts)]
+
+
+def _general(reading: Reading) -> Iterable[Metric]:
+    kernel, facts = reading.kernel, reading.facts
+    yield _info("aegisbpf_build", "The program", {"version": __version__})
+    yield _gauge("aegisbpf_up", "1: what is in the kernel could be read", [kernel is not None])
+    yield _gauge("aegisbpf_loaded", "1: programs and maps are in the kernel", [reading.loaded])
+    posture = kernel.snapshot.posture if kernel else None
+    enforcing = posture is not None and posture.enforcing
+    waiting = facts.pending or (posture is not None and posture.deadline is not None)
+    yield _gauge(
+        "aegisbpf_enforcing", "1: a match of an enforcing rule is refused now", [enforcing]
     )
-    result: list[Metric] = [build, loaded, enforcing]
-    if snapshot is not None:
-        result += [
-            *_posture(snapshot),
-            *_policy(snapshot),
-            *_counters(snapshot),
-            *_maps(snapshot),
-            *_hooks(snapshot),
-            _hits(hits),
-        ]
-    return result
-
-
-def _posture(snapshot: Snapshot) -> Iterable[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
-
-    posture = snapshot.posture
-    mode = GaugeMetricFamily("aegisbpf_mode", "1: this mode is set", labels=["mode"])
-    for name in MODES:
-        mode.add_metric([name], float(name == posture.mode))
-    state = GaugeMetricFamily(
-        "aegisbpf_state", "1: the state that the host is in", labels=["state"]
+    yield _gauge("aegisbpf_change_unconfirmed", "1: a change waits for its confirmation", [waiting])
+    yield _gauge(
+        "aegisbpf_readable",
+        "1: this part of the state could be read",
+        {(part,): part not in facts.unreadable for part in PARTS},
+        ["part"],
     )
-    state.add_metric([posture.state], 1)
-    yield mode
-    yield state
-    yield GaugeMetricFamily(
+    yield _gauge("aegisbpf_scrape_duration_seconds", "What reading took", [reading.seconds])
+
+
+def _kernel(kernel: Kernel | None) -> Iterable[Metric]:
+    snapshot = kernel.snapshot if kernel else None
+    yield from _posture(snapshot)
+    yield from _policy(snapshot)
+    yield from _counters(snapshot)
+    yield from _maps(kernel)
+    yield from _hooks(snapshot)
+    yield _hits(kernel.hits if kernel else ())
+    yield from _drift(kernel)
+
+
+def _posture(snapshot: Snapshot | None) -> Iterable[Metric]:
+    posture = snapshot.posture if snapshot else None
+    yield _gauge(
+        "aegisbpf_mode",
+        "1: this mode is set",
+        {(name,): name == posture.mode for name in MODES} if posture else {},
+        ["mode"],
+    )
+    yield _gauge(
+        "aegisbpf_state",
+        "1: the state that the host is in",
+        {(name,): name == posture.state for name in STATES} if posture else {},
+        ["state"],
+    )
+    yield _gauge(
         "aegisbpf_enforce_deadline_seconds",
         "Until enforce counts as audit; negative when passed, 0 without a deadline",
-        value=posture.deadline or 0.0,
+        [posture.deadline or 0.0] if posture else [],
     )
-    yield GaugeMetricFamily(
-        "aegisbpf_event_sample_rate", "Share of matches that send an event", snapshot.sample_rate
+    yield _gauge(
+        "aegisbpf_event_sample_rate",
+        "Share of matches that send an event",
+        [snapshot.sample_rate] if snapshot else [],
     )
 
 
-def _policy(snapshot: Snapshot) -> Iterable[Metric]:
-    from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
-
-    info = snapshot.info
-    labels = {"digest": info.bundle.hex() if any(info.bundle) else "none"}
-    labels["signed"] = "true" if info.serial else "false"
-    yield InfoMetricFamily("aegisbpf_policy", "The live policy", value=labels)
-    yield GaugeMetricFamily(
-        "aegisbpf_policy_serial", "Serial of the live policy; 0 = unsigned", info.serial
+def _policy(snapshot: Snapshot | None) -> Iterable[Metric]:
+    info = snapshot.info if snapshot else None
+    labels = {}
+    if info:
+        labels["digest"] = info.bundle.hex() if any(info.bundle) else "none"
+        labels["signed"] = "true" if info.serial else "false"
+    yield _info("aegisbpf_policy", "The live policy", labels)
+    yield _gauge(
+        "aegisbpf_policy_serial",
+        "Serial of the live policy; 0 = unsigned",
+        [info.serial] if info else [],
     )
-    yield GaugeMetricFamily(
+    yield _gauge(
         "aegisbpf_policy_applied_timestamp_seconds",
         "When the live policy was applied; 0 = never",
-        info.applied_ns / 1e9,
+        [info.applied_ns / 1e9] if info else [],
     )
 
 
-def _counters(snapshot: Snapshot) -> Iterable[Metric]:
-    from prometheus_client.core import CounterMetricFamily
-
-    count = snapshot.counters
+def _counters(snapshot: Snapshot | None) -> Iterable[Metric]:
+    count = snapshot.counters if snapshot else None
     for name, (stat, text) in COUNTERS.items():
-        yield CounterMetricFamily(name, text, value=count[stat])
-    net = CounterMetricFamily("aegisbpf_net_blocks", "Refused, by system call", labels=["type"])
-    for kind, stat in NET_BLOCKS.items():
-        net.add_metric([kind], count[stat])
-    yield net
+        yield _counter(name, text, [count[stat]] if count else [])
+    yield _counter(
+        "aegisbpf_net_blocks",
+        "Refused, by system call",
+        {(kind,): count[stat] for kind, stat in NET_BLOCKS.items()} if count else {},
+        ["type"],
+    )
+    actions = actions_of(count) if count else {}
+    yield _counter(
+        "aegisbpf_actions",
+        "Matches by what followed",
+        {(name,): number for name, number in actions.items()},
+        ["action"],
+    )
+
+
+def actions_of(count: dict[Stat, int]) -> dict[str, int]:
+    """Return the matches by what followed; together they are all blocks and audits."""
     signals = count[Stat.TERM] + count[Stat.KILL] + count[Stat.INT]
-    actions = {
+    return {
         "audit": count[Stat.AUDITS],
-        "block": count[Stat.BLOCKS] - signals,
+        "block": max(count[Stat.BLOCKS] - signals, 0),
         "term": count[Stat.TERM],
         "kill": count[Stat.KILL],
         "int": count[Stat.INT],
     }
-    action = CounterMetricFamily("aegisbpf_actions", "Matches by what followed", labels=["action"])
-    for name, number in actions.items():
-        action.add_metric([name], max(number, 0))
-    yield action
 
 
-def _maps(snapshot: Snapshot) -> Iterable[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
-
-    entries = GaugeMetricFamily("aegisbpf_map_entries", "Entries of the map", labels=["map"])
-    capacity = GaugeMetricFamily("aegisbpf_map_capacity", "Entries it can hold", labels=["map"])
-    share = GaugeMetricFamily("aegisbpf_map_utilization", "Share of it in use", labels=["map"])
-    for use in snapshot.maps:
-        entries.add_metric([use.name], use.entries)
-        capacity.add_metric([use.name], use.capacity)
-        share.add_metric([use.name], round(use.share, 6))
-    yield from (entries, capacity, share)
-    by_name = {use.name: use.entries for use in snapshot.maps}
+def _maps(kernel: Kernel | None) -> Iterable[Metric]:
+    uses = [*kernel.snapshot.maps, *kernel.sizes] if kernel else []
+    named = {use.name: use for use in uses}
+    yield _gauge("aegisbpf_map_entries", "Entries of the map",
+                 {(use.name,): use.entries for use in uses}, ["map"])  # fmt: skip
+    yield _gauge("aegisbpf_map_capacity", "Entries it can hold",
+                 {(use.name,): use.capacity for use in uses}, ["map"])  # fmt: skip
+    yield _gauge("aegisbpf_map_utilization", "Share of it in use, 0 to 1",
+                 {(use.name,): round(use.share, 6) for use in uses}, ["map"])  # fmt: skip
     for name, (map_, text) in ENTRIES.items():
-        yield GaugeMetricFamily(name, text, by_name[map_])
-    yield GaugeMetricFamily("aegisbpf_ringbuf_bytes", "Size of the event ring", snapshot.ring_bytes)
+        yield _gauge(name, text, [named[map_].entries] if map_ in named else [])
+    yield _gauge(
+        "aegisbpf_ringbuf_bytes",
+        "Size of the event ring",
+        [kernel.snapshot.ring_bytes] if kernel else [],
+    )
 
 
-def _hooks(snapshot: Snapshot) -> Iterable[Metric]:
-    from prometheus_client.core import CounterMetricFamily
-
-    runs = CounterMetricFamily("aegisbpf_hook_runs", "Runs while measured", labels=["hook"])
-    spent = CounterMetricFamily("aegisbpf_hook_seconds", "Time while measured", labels=["hook"])
-    for program in snapshot.programs:
-        name = program.name.removeprefix("aegis_")
-        runs.add_metric([name], program.runs)
-        spent.add_metric([name], program.nanoseconds / 1e9)
-    yield from (runs, spent)
+def _hooks(snapshot: Snapshot | None) -> Iterable[Metric]:
+    uses = {p.name.removeprefix("aegis_"): p for p in snapshot.programs} if snapshot else {}
+    yield _counter("aegisbpf_hook_runs", "Runs while kernel.bpf_stats_enabled is 1",
+                   {(name,): use.runs for name, use in uses.items()}, ["hook"])  # fmt: skip
+    yield _counter("aegisbpf_hook_seconds", "Time while kernel.bpf_stats_enabled is 1",
+                   {(name,): use.nanoseconds / 1e9 for name, use in uses.items()},
+                   ["hook"])  # fmt: skip
 
 
 def _hits(hits: Iterable[RuleHits]) -> Metric:
+    samples: dict[tuple[str, ...], float] = {}
+    for hit in hits:
+        for action, number in (("block", hit.blocks), ("audit", hit.audits)):
+            key = (label(hit.rule), action)
+            samples[key] = samples.get(key, 0) + number  # cut to the same label: still one series
+    text = f"Matches of the {TOP_RULES} rules that match most, and of all other rules as other"
+    return _counter("aegisbpf_rule_hits", text, samples, ["rule", "action"])
+
+
+def _drift(kernel: Kernel | None) -> Iterable[Metric]:
+    drift = kernel.drift if kernel else None
+    yield _gauge(
+        "aegisbpf_live_maps_drifted",
+        "1: the live maps are not what was committed",
+        {("tampered",): drift.tampered, ("interrupted",): drift.interrupted} if drift else {},
+        ["kind"],
+    )
+    yield _gauge(
+        "aegisbpf_live_maps_check_timestamp_seconds",
+        "When they were compared last",
+        [drift.checked] if drift else [],
+    )
+    yield _gauge(
+        "aegisbpf_live_maps_check_duration_seconds",
+        "What comparing them took",
+        [drift.cost] if drift else [],
+    )
+
+
+def _host(facts: HostFacts) -> Iterable[Metric]:
+    yield from _agent(facts)
+    yield from _guards(facts)
+    record, last = facts.record, facts.last_apply
+    yield _gauge(
+        "aegisbpf_policy_signer_info",
+        "1: a key that signed the live policy, as recorded when it was applied",
+        {(label(key),): 1 for key in record.signers} if record else {},
+        ["keyid"],
+    )
+    yield _gauge(
+        "aegisbpf_policy_expiry_timestamp_seconds",
+        "When the live policy's bundle expires; no sample for never",
+        [] if facts.expires is None else [facts.expires],
+    )
+    yield _gauge(
+        "aegisbpf_last_apply_timestamp_seconds",
+        "When a policy was applied or refused last",
+        [last.time] if last else [],
+    )
+    yield _gauge(
+        "aegisbpf_last_apply_success",
+        "1: the last attempt to apply a policy succeeded",
+        [last.result == "ok"] if last else [],
+    )
+    yield _info(
+        "aegisbpf_last_apply",
+        "The last attempt to apply a policy",
+        {"action": label(last.action), "result": label(last.result)} if last else {},
+    )
+
+
+def _guards(facts: HostFacts) -> Iterable[Metric]:
+    hold = facts.hold
+    yield _gauge(
+        "aegisbpf_held_in_audit",
+        "1: the host is held in audit for this reason until aegisbpf resume",
+        {(reason,): hold is not None and hold.reason == reason for reason in HOLDS},
+        ["reason"],
+    )
+    yield _gauge(
+        "aegisbpf_held_since_timestamp_seconds",
+        "Since when it is held; no sample where it is not",
+        [hold.since] if hold else [],
+    )
+
+
+def _agent(facts: HostFacts) -> Iterable[Metric]:
+    agent = facts.agent
+    yield _info("aegisbpf_agent", "The agent", {"version": label(agent.version)} if agent else {})
+    yield _gauge(
+        "aegisbpf_agent_heartbeat_age_seconds",
+        "Since the agent's last sign of life; no sample where it never ran",
+        [agent.age] if agent else [],
+    )
+    yield _gauge(
+        "aegisbpf_agent_heartbeat_timestamp_seconds",
+        "When that was; for a textfile, which is read later than it is written",
+        [agent.updated] if agent else [],
+    )
+    yield _gauge(
+        "aegisbpf_agent_ready", "1: the agent says that it works", [agent.ready] if agent else []
+    )
+    yield _gauge(
+        "aegisbpf_agent_start_time_seconds",
+        "When the agent was started, Unix seconds",
+        [agent.started] if agent else [],
+    )
+    told = agent.numbers if agent else {}
+    for key, (name, text) in AGENT_GAUGES.items():
+        yield _gauge(name, text, [told[key]] if key in told else [])
+    for key, (name, text) in AGENT_COUNTERS.items():
+        yield _counter(name, text, [told[key]] if key in told else [])
+    sinks = list(agent.sinks.items())[:SINKS] if agent else []
+    for key, name, text, make in SINK_METRICS:
+        samples: Samples = {(label(sink),): told[key] for sink, told in sinks if key in told}
+        yield (_gauge if make == "gauge" else _counter)(name, text, samples, ["sink"])
+
+
+def _gauge(name: str, text: str, samples: Samples, labels: Sequence[str] = ()) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
+
+
+def _counter(name: str, text: str, samples: Samples, labels: Sequence[str] = ()) -> Metric:
     from prometheus_client.core import CounterMetricFamily
 
-    family = CounterMetricFamily(
-        "aegisbpf_rule_hits",
-        f"Matches of the {TOP_RULES} rules that match most",
-        labels=["rule", "action"],
-    )
-    for hit in hits:
-        family.add_metric([hit.rule, "block"], hit.blocks)
-        family.add_metric([hit.rule, "audit"], hit.audits)
-    return family
+    return _filled(CounterMetricFamily(name, text, labels=labels), samples)
 
 
-class _Fixed:
-    """A collector of what was collected already."""
+def _filled(family: Any, samples: Samples) -> Metric:
+    values = samples.items() if isinstance(samples, dict) else [((), value) for value in samples]
+    for labels, value in values:
+        family.add_metric(labels, float(value))
+    filled: Metric = family
+    return filled
 
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
+
+def _info(name: str, text: str, labels: dict[str, str]) -> Metric:
+    from prometheus_client.core import InfoMetricFamily
+
+    return InfoMetricFamily(name, text, value=labels) if labels else InfoMetricFamily(name, text)
+
+
+class Collector:
+    """Reads when it is asked to collect.
+
+    Args:
+        read: Returns a new reading.
+    """
+
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        self._read = read
 
     def collect(self) -> list[Metric]:
-        return self._metrics
+        """Return all metrics."""
+        return families(self._read())
 
 
-def exposition(metrics: list[Metric]) -> str:
-    """Return the text format (version 0.0.4), with HELP and TYPE."""
-    from prometheus_client import CollectorRegistry, generate_latest
+def registry_of(read: Callable[[], Reading]) -> CollectorRegistry:
+    """Return a registry that has nothing but our collector; nothing is read before it is asked."""
+    from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed(metrics))
+    registry.register(Collector(read))
+    return registry
+
+
+def exposition(registry: CollectorRegistry) -> str:
+    """Return the text format (version 0.0.4), with HELP and TYPE."""
+    from prometheus_client import generate_latest
+
     return generate_latest(registry).decode()
 
 
@@ -213,4 +394,4 @@ def samples_only(text: str) -> str:
 
     ``metrics | grep NAME | awk '{print $2}'`` then is one number, and stays valid to scrape.
     """
-    return "".join(line for line in text.splitlines(True) if not line.startswith("#"))
+    return "".join(f"{line}\n" for line in text.split("\n") if line and line[0] != "#")

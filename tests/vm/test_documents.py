@@ -13,7 +13,7 @@ import pytest
 from aegis_tools.kernel.pins import Pins
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("seed-conformance.md", "operating.md", "events.md")
+DOCUMENTS = ("seed-conformance.md", "operating.md", "events.md", "runbook.md", "metrics.md")
 POLICY = (
     "version=1\n[deny_path]\n/srv/app/secret\n/srv/app/not there yet\n[deny_inode]\n1234:5678\n"
 )

@@ -1,0 +1,126 @@
+"""Alert rules and dashboard: they ask for what is exported, and lead to what is written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from metrics_support import exposed, reading, values
+from promql_support import dashboard_queries, labels_of, metrics_in
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROMETHEUS = REPOSITORY / "prometheus"
+RULES = yaml.safe_load((PROMETHEUS / "aegisbpf.rules.yml").read_text(encoding="utf-8"))
+TESTS = yaml.safe_load((PROMETHEUS / "aegisbpf.rules.test.yml").read_text(encoding="utf-8"))
+ALERTS: list[dict[str, Any]] = RULES["groups"][0]["rules"]
+QUERIES = dashboard_queries()
+EXPORTED: dict[str, set[str]] = {}
+for _name, _labels in values(exposed(reading())):
+    EXPORTED.setdefault(_name, set()).update(dict(_labels))
+SCRAPED = {"up": set[str](), **EXPORTED}
+SEED = {
+    "AegisBPFDaemonDown": ('up{job="aegisbpf"} == 0', "critical"),
+    "AegisBPFHighEnforcementRate": ("rate(aegisbpf_blocks_total[5m]) > 100", "warning"),
+    "AegisBPFMapNearFull": ("aegisbpf_map_utilization > 0.8", "warning"),
+    "AegisBPFRingbufDropping": ("rate(aegisbpf_ringbuf_drops_total[5m]) > 10", "warning"),
+}
+
+
+def unknown(query: str) -> list[str]:
+    """Return the metrics and labels of a query that are not exported."""
+    found = []
+    for metric in metrics_in(query):
+        if metric not in SCRAPED:
+            found.append(metric)
+    known = {"instance", "job"}.union(*(SCRAPED[m] for m in metrics_in(query) if m in SCRAPED))
+    return found + sorted(labels_of(query) - known)
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_asks_for_what_is_exported(rule: dict[str, Any]) -> None:
+    assert metrics_in(rule["expr"])
+    assert unknown(rule["expr"]) == []
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_query_of_the_dashboard_asks_for_what_is_exported(query: str) -> None:
+    assert metrics_in(query)
+    assert unknown(query) == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["rate(aegisbpf_block_total[5m])", 'aegisbpf_mode{state="audit"}', "up2 == 1",
+     "sum by (nobody) (aegisbpf_up)"],
+)  # fmt: skip
+def test_a_wrong_name_is_found(query: str) -> None:
+    assert unknown(query)
+
+
+@pytest.mark.parametrize("name", SEED)
+def test_the_alerts_of_the_runbook_are_there_as_written(name: str) -> None:
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == name]
+    assert (rule["expr"], rule["labels"]["severity"]) == SEED[name]
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_leads_to_its_part_of_the_runbook(rule: dict[str, Any]) -> None:
+    path, _, anchor = rule["annotations"]["runbook"].partition("#")
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert anchor == rule["alert"].lower()
+    assert re.search(r"^```sh\naegisbpf ", sections[rule["alert"]], re.MULTILINE)
+
+
+def test_the_runbook_has_no_part_for_an_alert_that_is_none() -> None:
+    text = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == [rule["alert"] for rule in ALERTS]
+
+
+@pytest.mark.parametrize("name", [str(rule["alert"]) for rule in ALERTS])
+def test_an_alert_is_shown_to_fire_and_to_stay_silent(name: str) -> None:
+    (own,) = [group for group in TESTS["tests"] if group["name"] == name]
+    shown = [bool(case["exp_alerts"]) for case in own["alert_rule_test"]]
+    assert shown == [False, True]
+    (healthy,) = [group for group in TESTS["tests"] if group["name"] == "a healthy host"]
+    assert name in [case["alertname"] for case in healthy["alert_rule_test"]]
+
+
+def test_promtool_agrees() -> None:
+    for command in (
+        ("check", "rules", "aegisbpf.rules.yml"),
+        ("test", "rules", "aegisbpf.rules.test.yml"),
+    ):
+        done = subprocess.run(
+            ["promtool", *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_panels_have_their_own_numbers_places_and_descriptions() -> None:
+    board = json.loads((PROMETHEUS / "grafana-dashboard.json").read_text(encoding="utf-8"))
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert all(x < 24 for x, _ in cells)
+    rows = [panel["title"] for panel in panels if panel["type"] == "row"]
+    assert rows == [
+        "State",
+        "Denials by rule",
+        "Map fill",
+        "Events and the ring",
+        "Agent",
+        "Policy",
+    ]
+    assert all(panel["description"] for panel in panels if panel["type"] != "row")
