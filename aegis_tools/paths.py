@@ -67,6 +67,11 @@ class Paths:
         return self.state / "history.jsonl"
 
     @property
+    def capacity_log(self) -> Path:
+        """How full the maps were after each change; one JSON object a line."""
+        return self.state / "capacity.jsonl"
+
+    @property
     def run(self) -> Path:
         """What a reboot may forget."""
         return self.root / "run/aegisbpf"

@@ -39,6 +39,7 @@ COMMANDS = {
     "metrics": ("metrics", "the same for Prometheus"),
     "health": ("health", "what works: pending, active, working"),
     "footprint": ("footprint", "kernel memory that a policy needs"),
+    "capacity": ("capacity", "how full the maps are, and when they will be"),
     "why": ("why", "which rule would match a path or an address"),
     "history": ("history", "who changed what, and when"),
     "map": ("map", "list, dump, update or delete map entries"),

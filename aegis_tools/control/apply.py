@@ -16,14 +16,15 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from aegis_tools.control import manual
-from aegis_tools.control.commit import check_capacity, commit
+from aegis_tools.control import capacity, manual
+from aegis_tools.control.commit import commit
 from aegis_tools.control.history import Entry, History
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
 from aegis_tools.control.mode import read_mode
 from aegis_tools.control.plan import Plan, make_plan
 from aegis_tools.control.resolve import Rules, resolve
+from aegis_tools.control.room import check_capacity
 from aegis_tools.control.source import Source, read_stored, stored_policy
 from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import AegisError, PolicyError, StateError
@@ -139,6 +140,7 @@ def carry_out(paths: Paths, live: Live, prepared: Prepared, *, action: str) -> R
         store.set_current(record)
         counts = prepared.plan.counts()
         remember(paths, action, record=record, counts=counts, note=source.note)
+        capacity.note(paths, now=time.time())
         store.prune(live=[record.digest])
     except StateError as error:
         raise StateError(

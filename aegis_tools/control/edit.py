@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aegis_tools.control import manual
-from aegis_tools.control.commit import OPTIONS, commit, new_inner
+from aegis_tools.control.commit import commit, new_inner
 from aegis_tools.control.edit_maps import (
     Write,
     deepest,
@@ -30,6 +30,7 @@ from aegis_tools.control.live import Entries, Live
 from aegis_tools.control.merge import ENTRY_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
+from aegis_tools.control.room import OPTIONS
 from aegis_tools.errors import KernelError, PolicyError
 from aegis_tools.kernel.layout import (
     EDITING,
