@@ -69,13 +69,5 @@ def test_a_small_limit_of_locked_memory_does_not_stop_a_change(tmp_path: Path, h
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
 
-    command = [
-        sys.executable,
-        "-m",
-        "aegis_tools",
-        "policy",
-        "apply",
-        str(policy),
-        "--allow-unsigned",
-    ]
-    subprocess.run(command[:-1], check=True, preexec_fn=limit, env=dict(os.environ))
+    command = [sys.executable, "-m", "aegis_tools", "policy", "apply", str(policy)]
+    subprocess.run(command, check=True, preexec_fn=limit)
