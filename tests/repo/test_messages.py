@@ -25,7 +25,7 @@ CLASSES = {
     if isinstance(found, type) and issubclass(found, AegisError)
 }
 INSIDE = re.compile(
-    r"errno|traceback|\bfds?\b|file descriptor|\buid\b|\bstat\(|bpf\(2\)|\bsyscall\b|map id|\bEPERM\b"
+    r"errno|traceback|\bfds?\b|file descriptor|\buid\b|\bstat\(|bpf\(2\)|\bsyscall\b|map id"
     r"|NoneType|\bexception\b|/sys/|/proc/|/run/|/var/lib|\.py\b|0x[0-9a-f]|repr\(",
     re.IGNORECASE,
 )
