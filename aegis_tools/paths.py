@@ -91,6 +91,10 @@ class Paths:
         """The names by which runbooks start the program."""
         return self.root / "usr/local/bin/aegisbpf", self.root / "usr/bin/aegisbpf"
 
+    def capacity_log(self) -> Path:
+        """How full the maps were after each change; one JSON object a line."""
+        return self.state / "capacity.jsonl"
+
     @property
     def run(self) -> Path:
         """What a reboot may forget."""

@@ -135,7 +135,9 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
             if text not in texts and cgroup_id(text) not in {row["id"] for row in gone}
         ]
         if missing and not arguments.missing_ok:
-            raise PolicyError(f"{missing[0]} is not allowed", hint="see: aegisbpf allow list")
+            raise PolicyError(
+                f"{missing[0]} is not allowed", hint="see: aegisbpf allow cgroup list"
+            )
         if (gone or texts) and not arguments.dry_run:
             _forbid(editor, [row["id"] for row in gone], texts)
             record(app, "allow cgroup del", {"removed": len(gone)}, ", ".join(wanted))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aegis_tools.cli.output import App, plain
 from aegis_tools.cli.reading import read_live
+from aegis_tools.control import capacity
 from aegis_tools.control.edit import Editor
 from aegis_tools.control.files import ensure_folder
 from aegis_tools.control.history import Entry, History
@@ -70,6 +71,7 @@ def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:
                 note=note,
             )
         )
+        capacity.note(app.paths, now=time.time())
     except StateError as error:
         raise StateError(
             "it is done, but could not be written to the history",

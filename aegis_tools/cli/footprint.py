@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aegis_tools.cli import types
 from aegis_tools.cli.load import add_size_options, size_options
 from aegis_tools.cli.output import App, table
 from aegis_tools.control import footprint
-from aegis_tools.errors import UsageError
+from aegis_tools.control.live import Live
+from aegis_tools.errors import DriftError, UsageError
+from aegis_tools.kernel.accounting import Kernel, read_kernel
+from aegis_tools.kernel.loader import LoadOptions
+from aegis_tools.kernel.pins import Pins
+
+if TYPE_CHECKING:
+    from aegis_tools.control.accounted import Verified
 
 COUNTS = {
     "--deny-inodes": "inodes",
@@ -18,6 +26,14 @@ COUNTS = {
     "--deny-ips": "ips",
     "--deny-cidrs": "cidrs",
     "--deny-ports": "ports",
+}
+
+MEANINGS = {
+    "use": "this kernel counts what the maps take now",
+    "full": "this kernel counts what the maps would take when full (against the limit of locked "
+    "memory); what they take now: aegisbpf footprint",
+    "estimate": "this kernel counts keys and values of full maps only; what they take now: "
+    "aegisbpf footprint",
 }
 
 
@@ -36,9 +52,16 @@ def build(parser: argparse.ArgumentParser) -> None:
             default=0,
         )
     add_size_options(parser)
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare with what this kernel counts for the loaded maps; exit 9 above 5 %%",
+    )
     parser.epilog = (
-        "Nothing needs to be loaded. The peak is reached while a policy is applied.\n\n"
-        "example: aegisbpf footprint --deny-inodes=10000 --deny-paths=5000 --ringbuf-bytes=524288"
+        "Nothing needs to be loaded, but for --verify; what is loaded gives the sizes where no\n"
+        "option does. The peak is reached while a policy is applied.\n\n"
+        "example: aegisbpf footprint --deny-inodes=10000 --deny-paths=5000 --ringbuf-bytes=524288\n"
+        "example: aegisbpf footprint --verify"
     )
     parser.set_defaults(run=run)
 
@@ -46,18 +69,17 @@ def build(parser: argparse.ArgumentParser) -> None:
 def run(app: App, arguments: argparse.Namespace) -> int:
     """Print the estimate."""
     counts = {name: getattr(arguments, name) for name in COUNTS.values()}
-    if any(count < 0 for count in counts.values()):
-        raise UsageError("a number of rules cannot be negative")
     if arguments.policy is not None and any(counts.values()):
-        raise UsageError("a policy file or numbers, not both")
-    entries = _of_file(arguments.policy) if arguments.policy else None
-    options = size_options(arguments)
-    found = footprint.estimate(
-        entries if entries is not None else footprint.entries_of_counts(**counts),
-        ringbuf_bytes=options.ringbuf_bytes,
-        capacities=options.capacities,
-        max_hits=options.max_hits,
-    )
+        raise UsageError("a policy file or numbers, not both", hint="leave one of them out")
+    pins, kernel = Pins(app.paths.pins), read_kernel()
+    entries = None
+    if arguments.policy:
+        entries = _of_file(arguments.policy, fallback=pins.is_fallback())
+    elif any(counts.values()):
+        entries = footprint.entries_of_counts(**counts)
+    if arguments.verify:
+        return _verify(app, pins, kernel, entries)
+    found = footprint.estimate(entries or {}, _sizes(pins, size_options(arguments)), kernel)
     over = [memory for memory in found.maps if memory.entries > memory.capacity]
     app.show(
         {**found.to_dict(), "too_small": [memory.name for memory in over]},
@@ -66,7 +88,45 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _of_file(path: Path) -> dict[str, int]:
+def _sizes(pins: Pins, options: LoadOptions) -> footprint.Sizes:
+    """Return the sizes asked for; without any, those of what is loaded."""
+    if options == LoadOptions() and pins.is_loaded():
+        from aegis_tools.control.accounted import sizes_of
+
+        with Live(pins) as live:
+            return sizes_of(live)
+    return footprint.Sizes(options.ringbuf_bytes, options.capacities, options.max_hits)
+
+
+def _verify(app: App, pins: Pins, kernel: Kernel, entries: dict[str, int] | None) -> int:
+    from aegis_tools.control.accounted import verify
+
+    with Live(pins) as live:
+        found = verify(live, kernel, entries)
+    app.show(found.to_dict(), lambda: compared(found))
+    return 0 if found.close else DriftError.exit_code
+
+
+def compared(found: Verified) -> str:
+    """Return the comparison as a table, and what the figures mean."""
+    rows = [
+        (each.name, human(each.predicted), human(each.accounted), f"{100 * each.error:+.2f}%")
+        for each in (*found.maps, found.total)
+        if each.predicted or each.accounted
+    ]
+    code = found.to_dict()["programs"]
+    return "\n".join(
+        [
+            table(rows, ("map", "predicted", "this kernel counts", "error")),
+            "",
+            MEANINGS[found.meaning],
+            f"besides, {len(found.code)} programs: {human(code['instructions'])}, machine code "
+            f"{human(code['machine_code'])}, types {human(code['types'])}",
+        ]
+    )
+
+
+def _of_file(path: Path, *, fallback: bool) -> dict[str, int]:
     """Return the entries a policy, or the policy in a bundle, needs; signatures do not matter."""
     from aegis_tools.control.files import read_policy_file
     from aegis_tools.control.source import is_bundle
@@ -78,7 +138,7 @@ def _of_file(path: Path) -> dict[str, int]:
 
         inside = bundle.read_bundle(dsse.Envelope.from_bytes(data))
         data, name = inside.policy.encode(), inside.policy_name
-    return footprint.entries_of_rules(require_policy(data, name)[0].rules)
+    return footprint.entries_of_rules(require_policy(data, name)[0].rules, fallback=fallback)
 
 
 def as_text(found: footprint.Footprint, over: list[footprint.MapMemory]) -> str:

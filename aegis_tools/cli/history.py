@@ -24,7 +24,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 def run(app: App, arguments: argparse.Namespace) -> int:
     """Print the newest entries."""
     if arguments.limit < 1:
-        raise UsageError("--limit must be at least 1")
+        raise UsageError("--limit must be at least 1", hint="example: aegisbpf history --limit 5")
     listing = History(app.paths.history).read(arguments.limit)
     if listing.damaged:
         app.note(f"warning: {listing.damaged} lines of the history are damaged")

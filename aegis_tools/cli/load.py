@@ -57,10 +57,12 @@ def size_options(arguments: argparse.Namespace) -> loader.LoadOptions:
         for option, names in CAPACITY_OPTIONS.items()
         for name in names
     }
+    capacities = {name: value for name, value in given.items() if value is not None}
     try:
         return loader.LoadOptions(
-            capacities={name: value for name, value in given.items() if value is not None},
+            capacities=capacities,
             ringbuf_bytes=arguments.ringbuf_bytes,
+            max_hits=max(loader.MAX_HITS, capacities.get("rules", 0)),
         )
     except KernelError as error:  # before any kernel was asked: the numbers are wrong
         raise UsageError(error.message, hint=error.hint) from None

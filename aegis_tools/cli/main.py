@@ -44,6 +44,7 @@ COMMANDS = {
     "metrics": ("metrics", "the same for Prometheus"),
     "health": ("health", "what works: pending, active, working"),
     "footprint": ("footprint", "kernel memory that a policy needs"),
+    "capacity": ("capacity", "how full the maps are, and when they will be"),
     "why": ("why", "which rule would match a path or an address"),
     "history": ("history", "who changed what, and when"),
     "map": ("map", "list, dump, update or delete map entries"),
@@ -130,7 +131,7 @@ def take_globals(argv: Sequence[str]) -> tuple[list[str], Paths, bool, bool]:
         else:
             rest.append(word)
     if not root:
-        raise UsageError("--root needs a directory")
+        raise UsageError("--root needs a directory", hint="example: aegisbpf --root /mnt stats")
     return rest, Paths(Path(root).absolute()), json, verbose
 
 
@@ -154,16 +155,38 @@ def run(argv: Sequence[str]) -> int:
         if rest[0] != "run":
             gc.disable()  # short-lived: what a large policy allocates lives until the exit anyway
         return int(arguments.run(app, arguments))
-    except AegisError as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return failed(app, error)
+
+
+def failed(app: App, error: Exception) -> int:
+    """Tell a person what went wrong; return the exit code."""
+    if isinstance(error, AegisError):
         return app.fail(error)
-    except PermissionError as error:
+    if isinstance(error, PermissionError):
         return app.fail(KernelError("permission denied", hint="run it as root", detail=str(error)))
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
+    if isinstance(error, OSError):
         return app.fail(
-            KernelError("the system refused an operation", detail=repr(error), hint="use --verbose")
+            KernelError(
+                "the system refused an operation",
+                hint="run it again with --verbose to see which",
+                detail=repr(error),
+            )
         )
+    return app.fail(unexpected(error))
+
+
+def unexpected(error: Exception) -> AegisError:
+    """Return what a person is told of a mistake of ours; the rest is for a report of it."""
+    import traceback
+
+    return AegisError(
+        "this should not have happened",
+        hint="run it again with --verbose, and report what it prints",
+        detail="".join(traceback.format_exception(error)),
+    )
 
 
 def unknown(word: str) -> UsageError:
@@ -196,7 +219,13 @@ def main() -> NoReturn:
     except BrokenPipeError:  # whoever read us has left, as `head` does
         code = 128 + signal.SIGPIPE
     except OSError as error:
-        code = App().fail(StateError("the output could not be written", hint=str(error)))
+        code = App().fail(
+            StateError(
+                "the output could not be written",
+                hint="is the disk full? see: df",
+                detail=str(error),
+            )
+        )
     # Everything is written and every lock is let go: a tenth of a second that the interpreter
     # would spend on taking a large policy apart is nobody's.
     os._exit(code)

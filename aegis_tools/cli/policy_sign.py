@@ -29,7 +29,10 @@ def sign(app: App, arguments: argparse.Namespace) -> int:
 
     data = files.read_policy_file(arguments.file)
     if is_bundle(data):
-        raise PolicyError("this is a bundle already", hint="add a signature: policy cosign")
+        raise PolicyError(
+            "this is a bundle already",
+            hint="add a signature: aegisbpf policy cosign",
+        )
     require_policy(data, arguments.file.name)
     moment = time.time_ns()
     now = moment // 10**9

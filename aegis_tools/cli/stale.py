@@ -122,7 +122,7 @@ def _read(path: Path) -> Any:
     except ValueError as error:
         raise StateError(
             "this is no undo file of clear-stale, or it is damaged",
-            hint="list them: ls /var/lib/aegisbpf/undo",
+            hint="name one that clear-stale printed; see: aegisbpf history",
             detail=str(error),
         ) from error
     if not isinstance(content, dict):

@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from aegis_tools.control import bootstate, manual
-from aegis_tools.control.commit import check_capacity, commit
+from aegis_tools.control import bootstate, capacity, manual
+from aegis_tools.control.commit import commit
 from aegis_tools.control.history import History
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
@@ -26,6 +26,7 @@ from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
 from aegis_tools.control.plan import Plan, make_plan
 from aegis_tools.control.remember import remember
 from aegis_tools.control.resolve import Rules, resolve
+from aegis_tools.control.room import check_capacity
 from aegis_tools.control.source import Source, read_stored, stored_policy
 from aegis_tools.control.store import Record, Store
 from aegis_tools.errors import AegisError, PolicyError, StateError
@@ -196,6 +197,7 @@ def carry_out(
         bootstate.keep(paths, live, mode)
         counts = prepared.plan.counts()
         remember(paths, action, record=record, counts=counts, note=prepared.source.note)
+        capacity.note(paths, now=time.time())
         store.prune(live=[record.digest])
     except StateError as error:
         raise StateError(

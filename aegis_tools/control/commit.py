@@ -14,35 +14,13 @@ from functools import partial
 
 from aegis_tools.control.live import Live, content_digest
 from aegis_tools.control.resolve import Rules
+from aegis_tools.control.room import check_capacity
 from aegis_tools.control.together import together
-from aegis_tools.errors import KernelError, PolicyError
+from aegis_tools.errors import KernelError
 from aegis_tools.kernel import syscall
+from aegis_tools.kernel.accounting import raise_memlock
 from aegis_tools.kernel.layout import POLICY_MAPS, SPECS, Config, MapSpec, SlotInfo
 from aegis_tools.kernel.maps import Map
-
-OPTIONS = {
-    "deny_inode_map": "--max-deny-inodes",
-    "deny_path_map": "--max-deny-paths",
-    "audit_path_map": "--max-deny-paths",
-    "deny_dir_map": "--max-deny-dirs",
-    "deny_port_map": "--max-deny-ports",
-    "allow_cgroup_map": "--max-allow-cgroups",
-    "rules": "--max-rules",
-    "manual_rules": "--max-manual-rules",
-}
-
-
-def check_capacity(live: Live, rules: Rules) -> None:
-    """Raise PolicyError naming the map and the option where ``rules`` do not fit."""
-    for spec in POLICY_MAPS:
-        wanted, room = len(rules.maps[spec.name]), live.capacity(spec.name)
-        if wanted > room:
-            option = OPTIONS.get(spec.name, "--max-network-entries")
-            raise PolicyError(
-                f"the policy needs {wanted} entries in {spec.name}, which holds {room}",
-                hint=f"load with a larger {option} (see: aegisbpf footprint)",
-                data={"map": spec.name, "wanted": wanted, "capacity": room, "option": option},
-            )
 
 
 def commit(live: Live, rules: Rules, *, bundle: bytes = bytes(32), serial: int = 0) -> SlotInfo:
@@ -117,12 +95,25 @@ def _install(outer: Map, inner: Map, slot: int, entries: dict[bytes, bytes]) -> 
 
 
 def new_inner(live: Live, spec: MapSpec) -> Map:
-    """Create an empty inner map at the configured capacity."""
-    return Map(
-        syscall.map_create(
-            spec.type, spec.key_size, spec.value_size, live.capacity(spec.name), spec.name
+    """Create an empty inner map at the configured capacity.
+
+    Raises:
+        KernelError: There is no memory for it, or not as much as may be locked (5.10).
+    """
+    raise_memlock()
+    capacity = live.capacity(spec.name)
+    try:
+        return Map(
+            syscall.map_create(spec.type, spec.key_size, spec.value_size, capacity, spec.name)
         )
-    )
+    except OSError as error:
+        raise KernelError(
+            f"the kernel has no memory for {spec.name} with room for {capacity} entries",
+            hint="free memory, or raise the limit of memory or of locked memory (ulimit -l); "
+            "see: aegisbpf footprint",
+            detail=f"bpf(2): {error}",
+            data={"map": spec.name, "capacity": capacity},
+        ) from error
 
 
 def clear_slot(live: Live, slot: int) -> None:

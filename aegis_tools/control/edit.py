@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from aegis_tools.control import manual
-from aegis_tools.control.commit import OPTIONS, commit, new_inner
+from aegis_tools.control.commit import commit, new_inner
 from aegis_tools.control.edit_maps import (
     Write,
     as_they_are,
@@ -34,6 +34,7 @@ from aegis_tools.control.lockout.check import refuse
 from aegis_tools.control.merge import ENTRY_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
+from aegis_tools.control.room import OPTIONS
 from aegis_tools.errors import KernelError
 from aegis_tools.kernel.layout import (
     EDITING,

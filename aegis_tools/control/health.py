@@ -118,7 +118,7 @@ def boot_checks(features: Features, next_boot: bool | None) -> list[Check]:
         Check("lsm-pending", None, text),
         Check("lsm-active", active, "BPF LSM is active" if active
               else "BPF LSM is not active on this boot: nothing can be refused",
-              "boot with bpf in lsm= (see the boot playbook)", BootError.exit_code),
+              "put bpf into lsm= on the kernel command line, then reboot", BootError.exit_code),
     ]  # fmt: skip
 
 

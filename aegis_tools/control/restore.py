@@ -6,10 +6,11 @@ import contextlib
 
 from aegis_tools.control import manual
 from aegis_tools.control.apply import resolve_all
-from aegis_tools.control.commit import check_capacity, commit
+from aegis_tools.control.commit import commit
 from aegis_tools.control.live import Live
 from aegis_tools.control.pending import Side
 from aegis_tools.control.plan import make_plan
+from aegis_tools.control.room import check_capacity
 from aegis_tools.control.source import stored_policy
 from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError

@@ -64,7 +64,7 @@ def put_back(rules: Rules, undo: Mapping[str, Any]) -> int:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise StateError(
             "this is no undo file of clear-stale, or it is damaged",
-            hint="list them: ls /var/lib/aegisbpf/undo",
+            hint="name one that clear-stale printed; see: aegisbpf history",
             detail=repr(error),
         ) from error
     for uid, (attributes, record) in uids.items():

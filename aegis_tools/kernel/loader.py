@@ -6,17 +6,16 @@ instant, the host has the old state or the new one, and the next load clears the
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aegis_tools.errors import CommandError, KernelError
 from aegis_tools.kernel import syscall
+from aegis_tools.kernel.accounting import raise_memlock
 from aegis_tools.kernel.features import Features, is_bpffs, mount_if_missing
 from aegis_tools.kernel.layout import CONFIG_VALUE, LAYOUT, POLICY_MAPS, SAMPLE_ALL, Config
 from aegis_tools.kernel.pins import Pins
@@ -128,8 +127,7 @@ def load(
             dead.remove_all()
         return Loaded(False, pins.is_fallback())
     pins.remove_all()
-    with contextlib.suppress(ValueError, OSError):  # 5.10 counts maps against it
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    raise_memlock()
     try:
         return _load_fresh(pins, features, options, require_lsm, runner)
     except BaseException:

@@ -151,6 +151,12 @@ def _full_or(error: OSError, capacity: int) -> KernelError:
             hint="run: aegisbpf block clear-stale, or load with larger --max-… options",
             data={"capacity": capacity},
         )
+    if error.errno == errno.ENOMEM:
+        return KernelError(
+            "the kernel has no memory left for more entries",
+            hint="free memory, or raise the memory limit of this service; see: aegisbpf footprint",
+            detail=f"bpf(2): {error}",
+        )
     return KernelError(
         "the kernel refused a map update",
         hint="run: aegisbpf health --verbose",

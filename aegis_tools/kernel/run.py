@@ -57,10 +57,18 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
             f"{name} is not installed", hint=f"install the package that brings {name}"
         ) from None
     except sh.TimeoutException:
-        raise CommandError(f"{name} did not finish within {timeout:.0f} s") from None
+        raise CommandError(
+            f"{name} did not finish within {timeout:.0f} s",
+            hint="is the machine very busy? see: uptime; then run the command again",
+        ) from None
     except sh.ErrorReturnCode as error:
         output = error.stderr.decode(errors="replace")
-        raise CommandError(f"{name} failed", detail=output, data={"stderr": output}) from None
+        raise CommandError(
+            f"{name} failed",
+            hint="run the command again with --verbose to see what it said",
+            detail=output,
+            data={"stderr": output},
+        ) from None
 
 
 @contextmanager

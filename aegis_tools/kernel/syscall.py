@@ -26,6 +26,7 @@ PROG_GET_FD_BY_ID = 13
 MAP_GET_FD_BY_ID = 14
 OBJ_GET_INFO_BY_FD = 15
 RAW_TRACEPOINT_OPEN = 17
+BTF_GET_FD_BY_ID = 19
 MAP_LOOKUP_BATCH = 24
 MAP_UPDATE_BATCH = 26
 LINK_CREATE = 28
@@ -304,3 +305,27 @@ def program_info(fd: int) -> dict[str, int]:
         "run_cnt": struct.unpack_from("Q", info, 200)[0],
         "verified_insns": struct.unpack_from("I", info, 216)[0],
     }
+
+
+def program_sizes(fd: int) -> dict[str, int]:
+    """Return ``jited_len``, ``xlated_len`` and ``btf_id`` (0 = none) of a program."""
+    info = ctypes.create_string_buffer(232)
+    bpf(OBJ_GET_INFO_BY_FD, struct.pack("IIQ", fd, len(info), _address(info)))
+    jited, xlated = struct.unpack_from("II", info, 16)
+    return {
+        "jited_len": jited,
+        "xlated_len": xlated,
+        "btf_id": struct.unpack_from("I", info, 128)[0],
+    }
+
+
+def btf_size(ident: int) -> int:
+    """Return the bytes of the BTF with this id. Offsets: struct bpf_btf_info."""
+    fd = bpf(BTF_GET_FD_BY_ID, struct.pack("III", ident, 0, 0))
+    try:
+        info = ctypes.create_string_buffer(32)
+        bpf(OBJ_GET_INFO_BY_FD, struct.pack("IIQ", fd, len(info), _address(info)))
+        size: int = struct.unpack_from("I", info, 8)[0]
+    finally:
+        os.close(fd)
+    return size

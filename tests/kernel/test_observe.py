@@ -15,7 +15,9 @@ from kernel_support import REPOSITORY
 
 from aegis_tools.cli.main import run
 from aegis_tools.control import footprint
+from aegis_tools.control.live import Live
 from aegis_tools.kernel import syscall
+from aegis_tools.kernel.accounting import memlock, read_kernel
 from aegis_tools.kernel.layout import POLICY_MAPS, MapSpec
 from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.pins import Pins
@@ -210,12 +212,6 @@ def test_why_names_the_rule_its_policy_and_the_way_it_matched(host: Host, secret
     assert host.json("why", "[2001:db8::1]:443")["matches"] == []
 
 
-def memlock(fd: int) -> int:
-    """What the kernel counts for a map (bpf_map_memory_usage)."""
-    lines = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("memlock"))
-
-
 def filled(spec: MapSpec, entries: int, capacity: int) -> Map:
     made = Map(syscall.map_create(spec.type, spec.key_size, spec.value_size, capacity, spec.name))
     size = spec.key_size - 4 if spec.lpm else spec.key_size
@@ -229,16 +225,17 @@ def filled(spec: MapSpec, entries: int, capacity: int) -> Map:
 def test_the_memory_formula_is_the_kernel_s_count(spec: MapSpec, entries: int) -> None:
     with filled(spec, entries, 8192) as made:
         counted = memlock(made.fd)
-    memory = (footprint.trie_memory if spec.lpm else footprint.hash_memory)(spec, entries, 8192)
-    # 896 bytes of struct bpf_htab and its lock counters are all the difference here.
-    assert abs(memory.counted - counted) < max(0.01 * counted, 1024)
+    of_kind = footprint.trie_memory if spec.lpm else footprint.hash_memory
+    memory = of_kind(spec, entries, 8192, read_kernel())
+    assert abs(memory.counted - counted) < max(0.01 * counted, 512)
     assert memory.bytes >= memory.counted
 
 
 def test_the_ring_s_formula_is_the_kernel_s_count(host: Host) -> None:
     with Pins(host.paths.pins).open_map("events") as events:
         counted = memlock(events.fd)
-        assert abs(footprint.ring_memory(events.max_entries).counted - counted) < 0.01 * counted
+    of_formula = footprint.ring_memory(events.max_entries, read_kernel()).counted
+    assert abs(of_formula - counted) < 0.01 * counted
 
 
 def test_footprint_of_a_policy_and_of_numbers(host: Host, secret: Path) -> None:
@@ -251,7 +248,53 @@ def test_footprint_of_a_policy_and_of_numbers(host: Host, secret: Path) -> None:
     )  # fmt: skip
     assert "total:" in text
     assert "peak while applying:" in text
-    assert "deny_port_map holds 4096" in host.text("footprint", "--deny-ports=5000")
+    assert "deny_port_map holds 512" in host.text("footprint", "--deny-ports=5000")
+
+
+def test_footprint_verify_is_what_the_kernel_counts(host: Host, secret: Path) -> None:
+    found = host.json("footprint", "--verify")
+    assert abs(found["error_percent"]) < 1
+    assert found["meaning"] == "use"
+    assert found["programs"]["types"] > 0
+    policy = secret.with_name("policy.conf")
+    assert host.json("footprint", policy, "--verify")["within_5_percent"]
+    assert "total" in host.text("footprint", "--verify")
+
+
+def test_footprint_verify_fails_where_the_prediction_is_wrong(host: Host) -> None:
+    found = host.json("footprint", "--deny-inodes=60000", "--verify", code=9)
+    assert found["error_percent"] > 5
+
+
+def test_footprint_takes_the_sizes_of_what_is_loaded(host: Host) -> None:
+    by_name = {m["name"]: m for m in host.json("footprint", "--deny-ports=1")["maps"]}
+    with Live(Pins(host.paths.pins)) as live:
+        assert by_name["deny_port_map"]["capacity"] == live.capacity("deny_port_map")
+    by_name = {m["name"]: m for m in host.json("footprint", "--max-deny-ports=77")["maps"]}
+    assert by_name["deny_port_map"]["capacity"] == 77
+
+
+def test_capacity_shows_every_map_and_grows_with_the_history(host: Host) -> None:
+    found = host.json("capacity")
+    assert {m["name"] for m in found["maps"]} == {
+        *(spec.name for spec in POLICY_MAPS), "rule_hits", "survival_allowlist",
+    }  # fmt: skip
+    assert found["maps"][0]["days_to_full"] is None
+    samples = found["samples"]
+    host.text("network", "deny", "add", "--ip", "203.0.113.77")
+    assert host.json("capacity")["samples"] == samples + 1
+    host.text("network", "deny", "add", "--ip", "203.0.113.78", "--dry-run")
+    assert host.json("capacity")["samples"] == samples + 1
+    assert "not enough data" in host.text("capacity")
+
+
+def test_capacity_tells_by_its_exit_code_that_a_map_is_nearly_full(host: Host) -> None:
+    with Live(Pins(host.paths.pins)) as live:
+        index = [spec.name for spec in POLICY_MAPS].index("deny_ipv4_map")
+        live.map("capacities").set(index.to_bytes(4, "little"), (1).to_bytes(4, "little"))
+    host.text("network", "deny", "add", "--ip", "203.0.113.77")
+    assert "deny_ipv4_map" in host.json("capacity", code=6)["over"]
+    assert "next: aegisbpf" in host.text("capacity", "--warn=100", code=6)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
