@@ -91,6 +91,7 @@ class Paths:
         """The names by which runbooks start the program."""
         return self.root / "usr/local/bin/aegisbpf", self.root / "usr/bin/aegisbpf"
 
+    @property
     def capacity_log(self) -> Path:
         """How full the maps were after each change; one JSON object a line."""
         return self.state / "capacity.jsonl"

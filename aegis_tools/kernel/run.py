@@ -138,7 +138,12 @@ def _end(running: Any, name: str, said: IO[bytes], *, finished: bool) -> None:
         if finished:
             said.seek(0)
             output = said.read(65536).decode(errors="replace")
-            raise CommandError(f"{name} failed", detail=output, data={"stderr": output}) from error
+            raise CommandError(
+                f"{name} failed",
+                hint="run the command again with --verbose to see what it said",
+                detail=output,
+                data={"stderr": output},
+            ) from error
 
 
 def _die_with_parent() -> None:

@@ -16,6 +16,7 @@ from repository import REPOSITORY
 
 from aegis_tools import errors
 from aegis_tools.cli.main import COMMANDS, parser_of, run
+from aegis_tools.control.lockout.model import Hit, Refusal
 from aegis_tools.errors import AegisError, UsageError
 
 PACKAGE = REPOSITORY / "aegis_tools"
@@ -62,7 +63,9 @@ def sites() -> Iterator[Site]:
                 yield Site(path, node, [caught.get(node, "")])
 
 
-SITES = [site for site in sites() if site.name != "NotLoadedError"]
+WORDED = ("NotLoadedError", "LockoutError")
+"""Errors that bring their own words."""
+SITES = [site for site in sites() if site.name not in WORDED]
 
 
 def literals(node: ast.AST | None) -> str:
@@ -119,6 +122,11 @@ def test_an_error_names_the_problem_and_the_way_out_and_nothing_of_the_inside(si
 def test_every_class_has_its_code_and_keeps_its_inside_to_itself(kind: type[AegisError]) -> None:
     if kind is errors.NotLoadedError:
         error: AegisError = errors.NotLoadedError()
+    elif kind is errors.LockoutError:
+        error = errors.LockoutError(
+            [Refusal("r7", True, (Hit("/lib/x", "sshd needs it", ("sshd", "x"), 1),), 3)]
+        )
+        assert error.hint
     else:
         error = kind("what is wrong", hint="what to do", detail="the inside", data={"n": 1})
         assert error.to_dict()["detail"] == "the inside"

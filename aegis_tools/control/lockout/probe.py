@@ -142,7 +142,9 @@ def login(place: Path, runner: Runner) -> None:
                 _quiet(runner, *argv, "root@127.0.0.1", "true")
             except CommandError as error:
                 said = log.read_text(errors="replace")
-                raise CommandError(error.message, detail=f"{error.detail}\n{said}") from None
+                raise CommandError(
+                    error.message, hint=error.hint, detail=f"{error.detail}\n{said}"
+                ) from None
 
 
 def sshd_config(tree: Tree, port: int, keys: str) -> str:
@@ -207,14 +209,19 @@ def _wait_for(port: int, log: Path) -> None:
         except (ConnectionRefusedError, TimeoutError) as error:
             if time.monotonic() > end:
                 said = log.read_text(errors="replace")
-                raise CommandError("sshd does not start", detail=said or str(error)) from None
+                raise CommandError(
+                    "sshd does not start", hint="see why: sshd -t", detail=said or str(error)
+                ) from None
             time.sleep(0.05)
 
 
 def _hear(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
         if not sock.recv(4).startswith(b"SSH-"):
-            raise CommandError(f"what listens on port {port} does not answer as sshd does")
+            raise CommandError(
+                f"what listens on port {port} does not answer as sshd does",
+                hint=f"see what it is: ss -ltnp sport = :{port}",
+            )
 
 
 def banner() -> None:

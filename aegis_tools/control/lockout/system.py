@@ -71,7 +71,7 @@ def python(collector: Collector) -> None:
 
 def ourselves(collector: Collector, paths: Paths) -> None:
     """Add what undoes a change: this program, its Python, and its files."""
-    tree, why = collector.tree, "aegisbpf itself, which undoes a change, runs on it"
+    tree, why = collector.tree, "what undoes a change, this program, runs on it"
     for path in dict.fromkeys((sys.executable, os.path.realpath(sys.executable))):
         collector.program(tree.inner(path), why, 8, ("aegisbpf",))
     for path in tree.which(["aegisbpf", "aegis-tools"]):
@@ -80,15 +80,15 @@ def ourselves(collector: Collector, paths: Paths) -> None:
     for folder in (_stdlib(), str(own), *_dependencies()):
         _modules(collector, tree.inner(folder), why, ("aegisbpf",), 12)
     collector.read(str(Path(sys.prefix) / "pyvenv.cfg"), why, 12, ("aegisbpf",))
-    why = "aegisbpf keeps its state there"
+    why = "this program keeps its state there"
     for place in (paths.etc, paths.keys, paths.pins):
         collector.read(str(place), why, 15, ("aegisbpf",))
     for place in (paths.state, paths.bundles, paths.run):
         collector.make_in(str(place), ".lockout-proof", why, 15)
     for own_file in (paths.current, paths.history, paths.serials, paths.lock):
-        collector.write(str(own_file), "aegisbpf keeps its state in it", 15)
+        collector.write(str(own_file), "this program keeps its state in it", 15)
     for key in (paths.trust_config, *paths.keys.glob("*.pub")):
-        collector.read(str(key), "aegisbpf checks signatures with it", 15, ("aegisbpf",))
+        collector.read(str(key), "this program checks signatures with it", 15, ("aegisbpf",))
 
 
 def _stdlib() -> str:
