@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from apply_support import Host, policy_files, signed_bundles
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_support import start_python
+from kernel_support import REPOSITORY, start_python
 
 from aegis_tools.cli.mode import change_or_stay
 from aegis_tools.cli.output import App
@@ -40,10 +42,15 @@ def count(event, _):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        if event == "os.remove":
+            print(-left, file=sys.stderr)
 sys.addaudithook(count)
 run(["--root", sys.argv[2], "--json", *sys.argv[3:]])
 """
-"""Ends before one of its effects: a buffer for bpf(2), a rename, a removal."""
+"""Ends before one of its effects: a buffer for bpf(2), a rename, a removal.
+
+Told to end before the 0th, it does all of it, and says the number of each removal.
+"""
 
 
 @pytest.fixture
@@ -368,6 +375,27 @@ def test_a_killed_confirmation_or_revert_is_finished_by_whoever_looks_next(
     assert current.digest == (new if kept else first)
     assert config(host, Config.DEADLINE) == 0
     assert not host.paths.pending.exists()
+
+
+def test_a_revert_that_is_killed_in_its_last_steps_is_repeated(
+    host: Host, files: dict[str, Path]
+) -> None:
+    put(host, Config.MODE, 1)
+    first = staged(host, files, "--mode", "audit")
+    host("policy", "revert")  # the second time, slots and maps are as they will be from then on
+    apply = ("policy", "apply", files["other"], "--mode", "audit", "--confirm-within", "10m")
+    host(*apply)
+    command = (0, host.paths.root, "policy", "revert")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, *map(str, command)],
+        cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    last = int(done.stderr.split()[-1])
+    for instant in range(last - 9, last):
+        host(*apply)
+        assert killed(host, instant, "policy", "revert")
+        confirm.revert_if_overdue(host.paths, seams=LATER)
+        assert (host.digest().hex(), config(host, Config.MODE)) == (first, 1), last - instant
 
 
 def test_a_confirmation_that_could_not_be_recorded_is_one(
