@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from apply_support import Host, policy_files, signed_bundles
+from confirm_support import LATER, config, put, staged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_support import start_python
 
 from aegis_tools.cli.mode import change_or_stay
 from aegis_tools.cli.output import App
 from aegis_tools.control import confirm, fallback
-from aegis_tools.control.bootclock import Seams, boot_ns
+from aegis_tools.control.bootclock import boot_ns
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.pending import read_pending, write_pending
@@ -26,24 +25,6 @@ from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
-
-LATER = Seams(boot_ns=lambda: boot_ns() + 10**15)
-"""Every window is over."""
-
-KILLED_AT = """
-import os, signal, sys
-from aegis_tools.cli.main import run
-left = int(sys.argv[1])
-def count(event, _):
-    global left
-    if event in ("ctypes.create_string_buffer", "os.rename", "os.remove"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-run(["--root", sys.argv[2], "--json", *sys.argv[3:]])
-"""
-"""Ends before one of its effects: a buffer for bpf(2), a rename, a removal."""
 
 
 @pytest.fixture
@@ -61,32 +42,12 @@ def host(loaded: Pins, paths: Paths, capsys: pytest.CaptureFixture[str]) -> Host
     return Host(paths, capsys)
 
 
-def config(host: Host, which: Config) -> int:
-    with Live(Pins(host.paths.pins)) as live:
-        return live.config(which)
-
-
-def put(host: Host, which: Config, value: int) -> None:
-    with Live(Pins(host.paths.pins)) as live:
-        live.set_config(which, value)
-
-
 def actions(host: Host) -> list[str]:
     return [entry["action"] for entry in host("history")["entries"]]
 
 
 def healthless(host: Host) -> list[dict[str, object]]:
     return list(host("health", "--allow-fallback", code=6)["checks"])
-
-
-def staged(host: Host, files: dict[str, Path], *more: str) -> str:
-    """Apply one policy for good and another until it is confirmed; return the first's digest."""
-    first = host("policy", "apply", files["policy"])["digest"]
-    done = host("policy", "apply", files["other"], "--confirm-within", "10m", *more)
-    assert done["pending"]["was"]["digest"] == first
-    assert 500 < done["unconfirmed_seconds"] <= 600
-    assert not done["timer"]
-    return str(first)
 
 
 def test_until_it_is_confirmed_a_boot_would_bring_the_old_policy(
@@ -314,60 +275,6 @@ def test_a_signed_policy_goes_back_to_the_bundle_before(
     assert host.digest() == before
     assert host("policy", "show")["serial"] == 1
     host("policy", "apply", made["two"])
-
-
-def killed(host: Host, instant: int, *argv: str | Path) -> bool:
-    """Run a command and kill it before its ``instant``-th effect; True where it got that far."""
-    process = start_python(KILLED_AT, instant, host.paths.root, *argv)
-    process.communicate(timeout=60)
-    return process.returncode == -signal.SIGKILL
-
-
-INSTANTS = [*range(1, 60, 12), *range(60, 460, 25)]
-
-
-@pytest.mark.parametrize("instant", INSTANTS)
-def test_killed_at_any_instant_the_old_policy_and_mode_come_back(
-    host: Host, files: dict[str, Path], instant: int
-) -> None:
-    first = host("policy", "apply", files["policy"])["digest"]
-    put(host, Config.MODE, 1)
-    apply = ("policy", "apply", files["other"], "--mode", "audit", "--confirm-within", "10m")
-    assert killed(host, instant, *apply) or instant > 300
-    live = host.digest().hex()
-    current, _ = Store(host.paths).records()
-    assert current is not None
-    assert current.digest == first, "a boot brings the old one"
-    if live != first:
-        assert config(host, Config.DEADLINE), "the new policy is never live without its deadline"
-    if config(host, Config.DEADLINE) or not config(host, Config.MODE):
-        assert host.paths.pending.exists(), "nothing is changed without a record"
-    confirm.revert_if_overdue(host.paths, seams=LATER)
-    assert (host.digest().hex(), config(host, Config.MODE)) == (first, 1)
-    assert config(host, Config.DEADLINE) == 0
-    assert not host.paths.pending.exists()
-
-
-@pytest.mark.parametrize("instant", [1, 9, 17, 25, 33, 45, 60, 100, 150])
-@pytest.mark.parametrize("what", ["confirm", "revert"])
-def test_a_killed_confirmation_or_revert_is_finished_by_whoever_looks_next(
-    host: Host, files: dict[str, Path], instant: int, what: str
-) -> None:
-    put(host, Config.MODE, 1)
-    first = staged(host, files, "--mode", "audit")
-    new = host.digest().hex()
-    killed(host, instant, "policy", what)
-    pending = read_pending(host.paths)
-    begun = pending is None or pending.confirmed
-    confirm.revert_if_overdue(host.paths, seams=LATER)
-    kept = what == "confirm" and begun
-    assert host.digest().hex() == (new if kept else first)
-    assert config(host, Config.MODE) == (0 if kept else 1)
-    current, _ = Store(host.paths).records()
-    assert current is not None
-    assert current.digest == (new if kept else first)
-    assert config(host, Config.DEADLINE) == 0
-    assert not host.paths.pending.exists()
 
 
 def test_a_confirmation_that_could_not_be_recorded_is_one(
