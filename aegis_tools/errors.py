@@ -3,6 +3,7 @@
 AegisError
 ├── UsageError      2  the command line was wrong
 ├── PolicyError     3  the policy cannot be used as it is
+│   └── LockoutError    it would deny what getting back in needs
 ├── TrustError      4  the signature, signer, serial or validity is not acceptable
 ├── BootError       5  the boot configuration cannot do what was asked
 ├── KernelError     6  the kernel refused, or lacks what is needed
@@ -14,6 +15,7 @@ AegisError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -63,6 +65,26 @@ class PolicyError(AegisError):
 
     exit_code = 3
     code = "policy"
+
+
+class LockoutError(PolicyError):
+    """Rules would deny what getting back into the host needs.
+
+    Args:
+        refusals: ``control.lockout.model.Refusal``, at least one.
+    """
+
+    code = "lockout"
+
+    def __init__(self, refusals: Sequence[Any]) -> None:
+        many = f"{len(refusals)} rules" if len(refusals) > 1 else "this"
+        lines = [f"{many} would lock you out: {refusals[0].text()}"]
+        lines += [one.text() for one in refusals[1:]]
+        super().__init__(
+            "\n  ".join(lines),
+            hint="take them out, narrow their operations, or let them audit (mode: audit)",
+            data={"refusals": [one.to_dict() for one in refusals]},
+        )
 
 
 class TrustError(AegisError):

@@ -101,7 +101,7 @@ def load(app: App, arguments: argparse.Namespace) -> int:
             require_lsm=arguments.require_lsm,
         )
         with Live(pins) as live:
-            survival.refresh(live)
+            survival.refresh(live, app.paths)
     state = "audit-fallback" if loaded.fallback else "attached"
     again = [] if loaded.fresh else sorted(set(pins.names("links")) - before)
     text = "already loaded" if not loaded.fresh else "loaded"

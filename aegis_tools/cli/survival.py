@@ -34,7 +34,7 @@ def list_files(app: App, arguments: argparse.Namespace) -> int:
     """List the essential files."""
     del arguments
     with Live(Pins(app.paths.pins)) as live:
-        found = survival.listed(live)
+        found = survival.listed(live, app.paths)
     lines = [f"{'protected' if ok else 'MISSING  '}  {path}" for path, ok in found.items()]
     missing = [path for path, ok in found.items() if not ok]
     if missing:
@@ -47,11 +47,11 @@ def refresh(app: App, arguments: argparse.Namespace) -> int:
     """Fill the list anew."""
     if arguments.dry_run:
         with Live(Pins(app.paths.pins)) as live:
-            missing = [path for path, ok in survival.listed(live).items() if not ok]
+            missing = [path for path, ok in survival.listed(live, app.paths).items() if not ok]
         text = f"dry run, would add {len(missing)} files to those that are never refused"
         app.show({"dry_run": True, "would_add": missing}, text)
         return 0
     with locked(app.paths.lock, command="survival refresh"), Live(Pins(app.paths.pins)) as live:
-        found = survival.refresh(live)
+        found = survival.refresh(live, app.paths)
     app.show({"files": sorted(found)}, f"{len(found)} files are never refused")
     return 0

@@ -1,69 +1,81 @@
 """The survival allow-list: files that no rule ever refuses, so that a person can get back in.
 
 It exempts the file, not the process: whatever a policy says of sshd, a shell or the loader,
-they open and run. A match is still logged, as an audit with the reason ``survival``.
+they open and run. A match is still logged, as an audit with the reason ``survival``. The files
+are those that the lockout proof finds (``control.lockout``) as far as they are run or loaded.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
-from pathlib import Path
-
 from aegis_tools.control.live import Live
+from aegis_tools.control.lockout import check
+from aegis_tools.control.lockout.placed import Placed
+from aegis_tools.errors import KernelError
 from aegis_tools.kernel.inode_keys import Identifier, InodeId
 from aegis_tools.kernel.layout import GENERATION
+from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
-
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PROGRAMS = (
-    "agetty", "bash", "bpftool", "busybox", "cat", "dash", "getty", "init", "journalctl", "login",
-    "ls", "mount", "poweroff", "reboot", "rm", "rmdir", "sh", "shutdown", "sshd", "su", "sudo",
-    "sulogin", "systemctl", "umount",
-)  # fmt: skip
-_PATTERNS = (
-    "/lib/systemd/systemd*",
-    "/usr/lib/openssh/sshd-*",
-    "/lib64/ld-linux*.so*",
-    "/lib/ld-linux*.so*",
-    "/lib*/*/libc.so.6",
-    "/lib64/libc.so.6",
-    "/lib*/*/libpam*.so*",
-    "/lib64/libpam*.so*",
-)
+from aegis_tools.paths import Paths
 
 
-def essential_files() -> list[str]:
-    """Return the files of this host that recovery needs, as far as a list of names knows."""
-    found = {path for name in _PROGRAMS if (path := shutil.which(name, path=_PATH))}
-    for pattern in _PATTERNS:
-        found.update(str(path) for path in Path("/").glob(pattern[1:]) if path.is_file())
-    return sorted({*found, sys.executable})
-
-
-def refresh(live: Live) -> dict[str, InodeId]:
+def refresh(live: Live, paths: Paths) -> dict[str, InodeId]:
     """Fill the allow-list from the host as it is now. The caller holds the lock.
+
+    New files are added before old ones go, so that nothing is unprotected meanwhile.
 
     Returns:
         The files that are on it.
+
+    Raises:
+        CommandError: The host could not be searched; the list is as it was.
+        KernelError: The list is full.
     """
-    with Identifier(live.pins) as identifier:
-        ids = identifier.identify(essential_files())
-    shaky = ambiguous_devices(read_mounts())
-    found = {path: ident for path, ident in ids.items() if ident and ident.dev not in shaky}
+    found = _identified(live, paths)
     wanted = {ident.key: GENERATION.pack(ident.generation) for ident in found.values()}
     allowed = live.map("survival_allowlist")
-    for key, _ in list(allowed.items()):
-        if key not in wanted:
-            allowed.delete(key)
+    present = dict(allowed.items())
+    if len(wanted) > allowed.max_entries:
+        raise KernelError(
+            f"the survival list holds {allowed.max_entries} files, and {len(wanted)} are needed",
+            hint="load again: aegisbpf reset && aegisbpf load",
+        )
+    if len(wanted | present) > allowed.max_entries:
+        present = _without_stale(allowed, present, wanted)
     for key, generation in wanted.items():
-        allowed.set(key, generation)
+        if present.get(key) != generation:
+            allowed.set(key, generation)
+    _without_stale(allowed, present, wanted)
     return found
 
 
-def listed(live: Live) -> dict[str, bool]:
+def _without_stale(
+    allowed: Map, present: dict[bytes, bytes], wanted: dict[bytes, bytes]
+) -> dict[bytes, bytes]:
+    for key in present.keys() - wanted.keys():
+        allowed.delete(key)
+    return {key: value for key, value in present.items() if key in wanted}
+
+
+def listed(live: Live, paths: Paths) -> dict[str, bool]:
     """Return the essential files of this host and whether each is on the list."""
-    with Identifier(live.pins) as identifier:
-        ids = identifier.identify(essential_files())
+    found = _identified(live, paths)
     allowed = dict(live.map("survival_allowlist").items())
-    return {path: bool(ident and ident.key in allowed) for path, ident in ids.items()}
+    return {
+        path: allowed.get(ident.key) == GENERATION.pack(ident.generation)
+        for path, ident in found.items()
+    }
+
+
+def _identified(live: Live, paths: Paths) -> dict[str, InodeId]:
+    with Identifier(live.pins) as identifier:
+        placed = check.search(paths, identifier)
+    shaky = ambiguous_devices(read_mounts())
+    return {one.file.path: ident for one in placed if (ident := _code(one, shaky))}
+
+
+def _code(placed: Placed, shaky: set[int]) -> InodeId | None:
+    """Return the inode of what is run or loaded; folders, data and ambiguous inodes are not."""
+    ident = placed.file.inode
+    if ident is None or not placed.need.code or ident.is_dir or ident.dev in shaky:
+        return None
+    return ident

@@ -50,10 +50,9 @@ class Netlink:
         with DiagSocket() as diag:
             diag.bind()
             for family in FAMILIES:
-                for stat in diag.get_sock_stats(
-                    family=family, proto=socket.IPPROTO_TCP, states=1 << ESTABLISHED | 1 << LISTEN
-                ):
-                    found.append(_socket(stat))
+                states = 1 << ESTABLISHED | 1 << LISTEN
+                stats = diag.get_sock_stats(family=family, states=states)
+                found += [_socket(stat) for stat in stats]
         return found
 
     def addresses(self) -> list[str]:

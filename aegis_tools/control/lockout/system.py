@@ -62,9 +62,7 @@ def python(collector: Collector) -> None:
         why = "Ansible works through it"
         collector.program(path, why, 9, ("Ansible",))
         real = tree.real(path)
-        version, base = real.rpartition("/")[2], real.rpartition("/bin/")[0]
-        if version != real.rpartition("/")[2] or not version.startswith("python3"):
-            continue
+        base, _, version = real.rpartition("/bin/")
         for lib in ("lib", "lib64"):
             folder = f"{base}/{lib}/{version}"
             chain = ("Ansible", "python3")

@@ -1,6 +1,6 @@
 """The host's files as the proof looks at them; a test puts them in a folder of its own.
 
-Whatever was looked at is remembered, so that a later look can tell whether anything changed.
+What was looked at is remembered: ``watched`` was read or listed, ``expected`` was asked for.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Tree:
     def __init__(self, root: str = "/") -> None:
         self.root = root.rstrip("/")
         self.watched: set[str] = set()
+        self.expected: dict[str, bool] = {}
 
     def path(self, path: str) -> str:
         """Return where a path of the host is for us."""
@@ -58,7 +59,8 @@ class Tree:
 
     def exists(self, path: str) -> bool:
         """Return whether there is something."""
-        return os.path.exists(self.path(path))
+        real = self.path(path)
+        return self.expected.setdefault(real, os.path.exists(real))
 
     def is_file(self, path: str) -> bool:
         """Return whether there is a regular file, after symbolic links."""

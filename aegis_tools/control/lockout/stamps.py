@@ -1,0 +1,56 @@
+"""Whether the host still is what a remembered finding was made of."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aegis_tools import __version__
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def take(watched: Iterable[str], expected: Mapping[str, bool]) -> dict[str, Any]:
+    """Return what to compare later.
+
+    Args:
+        watched: Files and folders whose change counts.
+        expected: Paths of which only the being there counts.
+    """
+    return {
+        "of": _identity(),
+        "watched": {path: _stamp(path) for path in sorted(watched)},
+        "expected": dict(expected),
+    }
+
+
+def holds(stamps: Mapping[str, Any]) -> bool:
+    """Return whether nothing changed since; False for what is no such mapping."""
+    try:
+        return (
+            stamps["of"] == _identity()
+            and all(_stamp(path) == was for path, was in stamps["watched"].items())
+            and all(os.path.exists(path) is was for path, was in stamps["expected"].items())
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return False
+
+
+def _identity() -> list[str]:
+    """This boot (device numbers last no longer), its mounts, this program."""
+    mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
+    # A mount that is made again has another number and is the same.
+    shown = sorted(line.split(" ", 2)[2] for line in mounts.splitlines())
+    return [_BOOT_ID.read_text().strip(), __version__, sys.executable, *shown]
+
+
+def _stamp(path: str) -> list[int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
