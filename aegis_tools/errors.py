@@ -3,7 +3,8 @@
 AegisError
 ├── UsageError      2  the command line was wrong
 ├── PolicyError     3  the policy cannot be used as it is
-│   └── LockoutError    it would deny what getting back in needs
+│   ├── LockoutError    it would deny what getting back in needs
+│   └── ProbeError      it did, and was undone
 ├── TrustError      4  the signature, signer, serial or validity is not acceptable
 ├── BootError       5  the boot configuration cannot do what was asked
 ├── KernelError     6  the kernel refused, or lacks what is needed
@@ -85,6 +86,12 @@ class LockoutError(PolicyError):
             hint="take them out, narrow their operations, or let them audit (mode: audit)",
             data={"refusals": [one.to_dict() for one in refusals]},
         )
+
+
+class ProbeError(PolicyError):
+    """After a change the host could not be got into any more; it was undone."""
+
+    code = "probe"
 
 
 class TrustError(AegisError):

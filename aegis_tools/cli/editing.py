@@ -17,6 +17,7 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.names import Names
 from aegis_tools.control.posture import read_posture
+from aegis_tools.control.resolve import Identify, Rules
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.pins import Pins
@@ -41,7 +42,19 @@ def editing(app: App, command: str) -> Iterator[Editor]:
             lambda: stack.enter_context(Identifier(live.pins)),
             now_ns=time.time_ns(),
             by=os.getuid(),
+            check=lambda rules, identify: _check(app, rules, identify),
         )
+
+
+def _check(app: App, rules: list[Rules], identify: Identify) -> None:
+    """Refuse rules that would lock everybody out."""
+    from aegis_tools.control.lockout import check
+
+    found = check.check_added(app.paths, rules, identify)
+    check.refuse(found)
+    if not app.json:
+        for refusal in found:
+            app.note(f"warning: {refusal.text()}")
 
 
 def reading(app: App, read: Callable[[Live, Names], _T]) -> _T:

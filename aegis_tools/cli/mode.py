@@ -31,6 +31,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     """Print or set the mode."""
     if arguments.confirm_within and arguments.mode is None:
         raise UsageError("--confirm-within needs a mode", hint="see: aegisbpf mode --help")
+    types.check_forced(arguments)
     with Live(Pins(app.paths.pins)) as live:
         before = read_posture(live, app.paths)
         if arguments.mode is None:
@@ -40,8 +41,10 @@ def run(app: App, arguments: argparse.Namespace) -> int:
             return _would(app, before, arguments.mode)
         more: dict[str, Any] = {}
         with locked(app.paths.lock, command=f"mode {arguments.mode}"):
+            if arguments.mode == "enforce":
+                check_lockout(app, live, arguments)
             if arguments.confirm_within:
-                changed, more = stage(app, live, arguments.mode, arguments.confirm_within)
+                changed, more = stage(app, live, arguments)
             else:
                 changed = change(app, live, arguments.mode)
         after = read_posture(live, app.paths)
@@ -80,18 +83,36 @@ def change_or_stay(app: App, live: Live, mode: str) -> bool:
         return False
 
 
-def stage(app: App, live: Live, mode: str, within: int) -> tuple[bool, dict[str, Any]]:
+def check_lockout(app: App, live: Live, arguments: argparse.Namespace) -> None:
+    """Refuse to enforce live rules that would lock everybody out."""
+    from aegis_tools.control.lockout import check
+    from aegis_tools.control.names import Names
+    from aegis_tools.control.remember import remember
+
+    found = check.check_live(app.paths, live, Names(live, app.paths).name)
+    if not arguments.i_know:
+        check.refuse(found)
+    elif any(one.enforce for one in found):
+        rules = ", ".join(one.rule for one in found if one.enforce)
+        remember(app.paths, "mode", note=f"forced past the lockout proof: {rules}")
+
+
+def stage(app: App, live: Live, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
     """Set the mode until it is confirmed. The caller holds the lock."""
+    from aegis_tools.cli import probing
     from aegis_tools.cli.confirm import tell_staged
     from aegis_tools.control import staging
     from aegis_tools.control.fallback import check
     from aegis_tools.control.hostmode import settle_first
 
+    mode, within = arguments.mode, arguments.confirm_within
     wanted = Mode(mode)
     settle_first(app.paths, live)
     if read_posture(live).mode == mode:
         return change(app, live, mode), {}
     if wanted is Mode.ENFORCE:
         check(app.paths)
+    worked = probing.before(app, live, arguments, wanted)
     staged = staging.stage_mode(app.paths, live, wanted, within=within)
-    return True, tell_staged(app, staged)
+    probed = probing.after(app, live, worked)
+    return True, {**tell_staged(app, staged), **probed}

@@ -162,6 +162,8 @@ def _confirm_commands(add: Callable[..., Any]) -> None:
 
 
 def _live_commands(add: Callable[..., Any]) -> None:
+    add("probe", "probing", "log in, become root, look names up, run Python: what works now",
+        example="probe --json", file=False)  # fmt: skip
     add("show", "policy_live", "print the live policy and where it comes from", example="show",
         file=False)  # fmt: skip
     command = add(

@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from aegis_tools.cli import probing, types
 from aegis_tools.cli.confirm import tell_staged
 from aegis_tools.cli.output import App, table
 from aegis_tools.cli.reading import read_live
@@ -36,7 +38,7 @@ from aegis_tools.control.source import Source, read_source, stored_policy
 from aegis_tools.control.staging import stage
 from aegis_tools.control.store import Store
 from aegis_tools.control.verify_live import verify_live as compare
-from aegis_tools.errors import AegisError, DriftError
+from aegis_tools.errors import AegisError, DriftError, LockoutError
 from aegis_tools.kernel.layout import Config, uid_key
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
@@ -80,6 +82,7 @@ def _prepare(app: App, live: Live, source: Source, arguments: argparse.Namespace
         source,
         Store(app.paths),
         now=time.time(),
+        paths=app.paths,
         drop_manual=arguments.reset,
         mode=_mode(arguments),
     )
@@ -124,11 +127,14 @@ def _apply(
     app: App, read: Callable[[], Source], arguments: argparse.Namespace, *, action: str
 ) -> int:
     more: dict[str, Any] = {}
+    types.check_forced(arguments)
     with locked(app.paths.lock, command=action), contextlib.ExitStack() as stack:
         live = stack.enter_context(Live(Pins(app.paths.pins)))
         left = None if arguments.dry_run else _settle(app, live, arguments)
         source = _read(app, read, arguments, action)
         prepared = _prepare(app, live, source, arguments)
+        if not arguments.dry_run:
+            prepared = check_lockout(app, prepared, arguments, action)
         if arguments.strict:
             check_strict(prepared)
         if arguments.mode == "enforce":
@@ -141,6 +147,23 @@ def _apply(
         state = describe_state(live, app.paths)
     _tell(app, prepared, {"applied": not arguments.dry_run, **state, **more})
     return 0
+
+
+def check_lockout(
+    app: App, prepared: Prepared, arguments: argparse.Namespace, action: str
+) -> Prepared:
+    """Refuse what would lock everybody out; a change that is forced says so in the history."""
+    refusals = [found for found in prepared.plan.refusals if found.enforce]
+    if not refusals:
+        return prepared
+    if not arguments.i_know:
+        error = LockoutError(refusals)
+        with contextlib.suppress(AegisError, OSError):
+            remember(app.paths, action, result=error.code, note=error.message)
+        raise error
+    forced = f"forced past the lockout proof: {', '.join(found.rule for found in refusals)}"
+    note = "; ".join(filter(None, (prepared.source.note, forced)))
+    return replace(prepared, source=replace(prepared.source, note=note))
 
 
 def _settle(app: App, live: Live, arguments: argparse.Namespace) -> Pending | None:
@@ -158,8 +181,10 @@ def _carry_out(
     if not within or not prepared.plan.changed:
         carry_out(app.paths, live, prepared, action=action, mode=mode)
         return {}
+    worked = probing.before(app, live, arguments, mode)
     staged = stage(app.paths, live, prepared, within=within, action=action, mode=mode)
-    return tell_staged(app, staged)
+    probed = probing.after(app, live, worked)
+    return {**tell_staged(app, staged), **probed}
 
 
 def _tell(app: App, prepared: Prepared, facts: dict[str, Any]) -> None:

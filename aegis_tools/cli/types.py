@@ -8,7 +8,9 @@ from pathlib import Path
 
 from aegis_tools.cli.duration import parse_duration
 from aegis_tools.control.limits import check_within
+from aegis_tools.errors import UsageError
 
+FORCE = "--i-know-this-locks-me-out"
 MAX_ENTRIES = 1 << 24
 """More than any map here is ever made for."""
 
@@ -52,3 +54,23 @@ def add_confirm_within(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="undo it unless aegisbpf policy confirm comes in time: 120s, 5m",
     )
+    parser.add_argument(
+        "--no-probe",
+        action="store_true",
+        help="do not try a login, sudo, names and Python after a change with --confirm-within",
+    )
+    parser.add_argument(
+        FORCE,
+        dest="i_know",
+        action="store_true",
+        help="although the lockout proof refuses it; only with --confirm-within, and logged",
+    )
+
+
+def check_forced(arguments: argparse.Namespace) -> None:
+    """Raise UsageError where a change is forced that would not undo itself."""
+    if arguments.i_know and not arguments.confirm_within and not arguments.dry_run:
+        raise UsageError(
+            f"{FORCE} needs --confirm-within, so that the host comes back",
+            hint="add: --confirm-within 2m",
+        )

@@ -20,6 +20,8 @@ from aegis_tools.control.commit import check_capacity, commit
 from aegis_tools.control.history import History
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.live import Live
+from aegis_tools.control.lockout import check
+from aegis_tools.control.lockout.model import Refusal
 from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
 from aegis_tools.control.plan import Plan, make_plan
 from aegis_tools.control.remember import remember
@@ -51,6 +53,7 @@ def prepare(
     store: Store,
     *,
     now: float,
+    paths: Paths | None = None,
     drop_manual: bool = False,
     mode: Mode | None = None,
 ) -> Prepared:
@@ -61,11 +64,13 @@ def prepare(
         source: The policy.
         store: Where the live policy is kept.
         now: Unix seconds.
+        paths: Where the lockout proof remembers what recovery needs; None to leave it out.
         drop_manual: Leave rules made by hand behind instead of carrying them over.
         mode: The host's mode afterwards; None to leave it.
 
     Raises:
         PolicyError: It does not fit the maps.
+        CommandError: The lockout proof could not search the host.
     """
     records = {} if drop_manual else live.manual_rules()
     rules = resolve_all(live, source.policy, records, now=now)
@@ -78,11 +83,17 @@ def prepare(
         kept=[manual.label(r) for r in records.values() if manual.key_of(r) in kept],
         problems=(*source.problems, *dangers(source.policy)),
         after=source.record.digest,
+        refusals=_lockouts(live, rules, paths) if paths is not None else (),
     )
     was = read_mode(live)
     if mode is not None and mode is not was:
         plan = replace(plan, mode=f"{was.value} → {mode.value}")
     return Prepared(source, rules, plan)
+
+
+def _lockouts(live: Live, rules: Rules, paths: Paths) -> tuple[Refusal, ...]:
+    with Identifier(live.pins) as identify:
+        return tuple(check.check_rules(paths, rules, identify))
 
 
 def resolve_all(

@@ -90,6 +90,7 @@ class Editor:
         identify: Says what the kernel calls files; made when first needed.
         now_ns: Unix time in nanoseconds.
         by: User id to record.
+        check: Raises for rules that must not be added; asked before anything is written.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Editor:
         *,
         now_ns: int,
         by: int,
+        check: Callable[[list[Rules], Identify], None] = lambda _, __: None,
     ) -> None:
         self.live = live
         self.names = names
@@ -107,6 +109,7 @@ class Editor:
         self._identify: Identify | None = None
         self.now_ns = now_ns
         self.by = by
+        self._check = check
 
     @property
     def identify(self) -> Identify:
@@ -119,19 +122,19 @@ class Editor:
         """Add rules made by hand.
 
         Raises:
-            PolicyError: A rule could match nothing; none is added.
+            PolicyError: A rule could match nothing, or the check refuses it; none is added.
             KernelError: A map is full, or the kernel refused; those before it are added.
         """
         rules = tuple(rules)
         if not dry_run:
             self.heal()
-        if len(rules) > 1:
-            for rule in rules:
-                self._plan(rule)
+        first = [self._plan(rule) for rule in rules]
+        self._check([planned.wanted for planned in first], self.identify)
         result: list[Added] = []
         later: list[_Planned] = []
         for rule in rules:
-            planned = self._plan(rule)
+            # Several rules can meet in one entry: each is planned on what those before it left.
+            planned = self._plan(rule) if len(rules) > 1 else first[0]
             by = tuple(sorted(map(self.names.name, planned.kept)))
             shown = by if planned.state == "covered" else ()
             result.append(Added(rule, planned.state, shown, tuple(planned.wanted.problems)))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from aegis_tools.control.files import printable
 from aegis_tools.control.live import Live, content_digest, live_digest
+from aegis_tools.control.lockout.model import Refusal
 from aegis_tools.control.resolve import Rules
 from aegis_tools.kernel.layout import POLICY_MAPS, RULE_ATTR
 from aegis_tools.policy.model import Problem
@@ -48,6 +49,7 @@ class Plan:
         before: Digest of the live bundle, hex; empty for none.
         after: Digest of the new one.
         mode: ``audit → enforce`` where the host's mode changes as well; empty otherwise.
+        refusals: Rules that deny what recovery needs; the enforcing ones forbid an apply.
     """
 
     changes: tuple[Change, ...]
@@ -58,6 +60,7 @@ class Plan:
     before: str
     after: str
     mode: str = ""
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def policy_changed(self) -> bool:
@@ -93,6 +96,7 @@ class Plan:
             "kept": list(self.kept),
             "entries": {name: {"live": a, "new": b} for name, (a, b) in self.entries.items()},
             "problems": [problem._asdict() for problem in self.problems],
+            "refusals": [refusal.to_dict() for refusal in self.refusals],
         }
 
     def as_text(self, limit: int = 50) -> str:
@@ -106,6 +110,9 @@ class Plan:
         lines += [_problem_line(problem) for problem in self.problems[:limit]]
         if len(self.problems) > limit:
             lines.append(f"! … and {len(self.problems) - limit} more warnings")
+        lines += [f"{'X' if r.enforce else '!'} {_shown(r.text())}" for r in self.refusals]
+        if any(refusal.enforce for refusal in self.refusals):
+            lines.append("X this would lock you out: policy apply refuses it")
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
@@ -138,6 +145,7 @@ def make_plan(
     kept: Iterable[str] = (),
     problems: Iterable[Problem] = (),
     after: str = "",
+    refusals: Iterable[Refusal] = (),
 ) -> Plan:
     """Compare the live maps with what they are to hold.
 
@@ -148,6 +156,7 @@ def make_plan(
         kept: Ids of manual rules that are carried over.
         problems: Findings to show with the plan.
         after: Hex digest of the new bundle.
+        refusals: What the lockout proof found.
     """
     info = live.info()
     old, new = live.entries("rules"), rules.maps["rules"]
@@ -173,6 +182,7 @@ def make_plan(
         },
         before=info.bundle.hex() if any(info.bundle) else "",
         after=after,
+        refusals=tuple(refusals),
     )
 
 
