@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aegis_tools.cli.output import App
+from aegis_tools.control.confirm import revert  # not later: the change may deny our modules
 from aegis_tools.control.live import Live
 from aegis_tools.control.lockout import probe as control
 from aegis_tools.control.posture import read_posture
@@ -45,8 +46,6 @@ def after(app: App, live: Live, worked: Outcomes) -> dict[str, Any]:
     Raises:
         ProbeError: Something works no more; the change is undone.
     """
-    from aegis_tools.control.confirm import revert
-
     if not worked:
         return {}
     found = control.attempt(control.checks(app.paths.run))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from aegis_tools.control.live import Live
 from aegis_tools.control.lockout import memory
-from aegis_tools.control.lockout.model import Need, Peer, Refusal
-from aegis_tools.control.lockout.prove import Maps
-from aegis_tools.control.resolve import Identify, Rules
 from aegis_tools.errors import LockoutError
 from aegis_tools.kernel.layout import FILE_ENTRY, RULE_ATTR
-from aegis_tools.paths import Paths
+
+if TYPE_CHECKING:
+    from aegis_tools.control.live import Live
+    from aegis_tools.control.lockout.model import Maps, Need, Peer, Refusal
+    from aegis_tools.control.lockout.placed import Placed
+    from aegis_tools.control.resolve import Identify, Rules
+    from aegis_tools.paths import Paths
 
 NameOf = Callable[[int], str]
 FILE_MAPS = ("deny_inode_map", "deny_path_map", "deny_dir_map")
@@ -67,7 +70,7 @@ def check_maps(paths: Paths, maps: Maps, identify: Identify, name_of: NameOf) ->
     return prove(placed, peers() if network else [], maps, walk=walk, name_of=name_of)
 
 
-def _placed(paths: Paths, identify: Identify):  # type: ignore[no-untyped-def]
+def _placed(paths: Paths, identify: Identify) -> list[Placed]:
     from aegis_tools.control.lockout.placed import place
     from aegis_tools.kernel.mounts import read_mounts
 
@@ -77,7 +80,7 @@ def _placed(paths: Paths, identify: Identify):  # type: ignore[no-untyped-def]
     return search(paths, identify)
 
 
-def search(paths: Paths, identify: Identify):  # type: ignore[no-untyped-def]
+def search(paths: Paths, identify: Identify) -> list[Placed]:
     """Search the host anew, remember what was found, and return it."""
     from aegis_tools.control.lockout import stamps
     from aegis_tools.control.lockout.needs import find_needs

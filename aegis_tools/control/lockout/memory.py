@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aegis_tools.control.files import ensure_folder, read_if_present, write_atomic
 from aegis_tools.control.lockout import stamps
-from aegis_tools.control.lockout.model import Need
-from aegis_tools.control.lockout.placed import Placed
-from aegis_tools.control.lockout.prove import Maps
-from aegis_tools.control.why import File
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel import layout
 from aegis_tools.kernel.layout import FILE_ENTRY, blake2b
 from aegis_tools.paths import Paths
-from aegis_tools.policy.model import Op
+
+if TYPE_CHECKING:
+    from aegis_tools.control.lockout.model import Maps, Need
+    from aegis_tools.control.lockout.placed import Placed
+    from aegis_tools.control.why import File
 
 _LIMIT = 16 << 20
 _SIZE = 16
@@ -49,6 +49,9 @@ def recall(paths: Paths) -> list[Need] | None:
     body = _body(paths, "needs.json")
     if body is None:
         return None
+    from aegis_tools.control.lockout.model import Need
+    from aegis_tools.policy.model import Op
+
     try:
         return [
             Need(path, Op(ops), why, tuple(chain), code, rank)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aegis_tools.policy.model import Op
+
+Maps = Mapping[str, Mapping[bytes, bytes]]
+"""What a slot holds, by map."""
 
 READ = Op.READ
 RUN = Op.READ | Op.EXEC

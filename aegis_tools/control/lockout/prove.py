@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
-from aegis_tools.control.lockout.model import Hit, Need, Peer, Refusal
+from aegis_tools.control.lockout.model import Hit, Maps, Need, Peer, Refusal
 from aegis_tools.control.lockout.placed import Placed
 from aegis_tools.control.why import Finding, Lookup, file_findings, net_findings
 from aegis_tools.kernel import layout
 
 WORST = 3
-Maps = Mapping[str, Mapping[bytes, bytes]]
 
 
 def prove(

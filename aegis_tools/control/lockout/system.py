@@ -97,10 +97,10 @@ def _stdlib() -> str:
 
 
 def _dependencies() -> Iterator[str]:
-    from importlib.util import find_spec
+    from importlib.machinery import PathFinder
 
     for name in OURS:
-        spec = find_spec(name)
+        spec = PathFinder.find_spec(name)
         if spec is not None and spec.submodule_search_locations:
             yield next(iter(spec.submodule_search_locations))
         elif spec is not None and spec.origin:
