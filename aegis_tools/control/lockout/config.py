@@ -127,7 +127,7 @@ def sudoers(text: str) -> tuple[set[str], set[str], list[str]]:
     includes: list[str] = []
     text = re.sub(r"(?m)^\s*#include(dir)?\b", r"@include\1", text)
     for line in lines(text):
-        first, _, rest = line.partition(" ") if " " in line else line.partition("\t")
+        first, rest = (*line.split(None, 1), "")[:2]
         if first in ("@include", "@includedir"):
             includes.append(rest.strip().strip('"'))
         elif "=" in rest and not first.startswith("Defaults") and not first.endswith("_Alias"):

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aegis_tools import __version__
-
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -41,11 +39,11 @@ def holds(stamps: Mapping[str, Any]) -> bool:
 
 
 def _identity() -> list[str]:
-    """This boot (device numbers last no longer), its mounts, this program."""
+    """This boot (device numbers last no longer), its mounts, the Python we run in."""
     mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     # A mount that is made again has another number and is the same.
     shown = sorted(line.split(" ", 2)[2] for line in mounts.splitlines())
-    return [_BOOT_ID.read_text().strip(), __version__, sys.executable, *shown]
+    return [_BOOT_ID.read_text().strip(), sys.executable, *shown]
 
 
 def _stamp(path: str) -> list[int] | None:

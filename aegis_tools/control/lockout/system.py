@@ -66,7 +66,7 @@ def python(collector: Collector) -> None:
         for lib in ("lib", "lib64"):
             folder = f"{base}/{lib}/{version}"
             chain = ("Ansible", "python3")
-            _modules(collector, folder, "Ansible's Python imports from there", chain, 14)
+            _modules(collector, folder, "Ansible's Python imports from there", chain, 11)
 
 
 def ourselves(collector: Collector, paths: Paths) -> None:
