@@ -101,12 +101,15 @@ def demote(app: App, arguments: argparse.Namespace) -> int:
 def _change(app: App, arguments: argparse.Namespace, mode: Mode) -> int:
     verb = "promote" if mode is Mode.ENFORCE else "demote"
     more: dict[str, Any] = {}
+    types.check_forced(arguments)
     with editing(app, f"rule {verb}") as editor:
         rules = [_rule(editor, name)._replace(mode=mode) for name in arguments.rules]
         found = _evidence(editor.live, arguments, rules, mode)
         wanted = [r for r, one in zip(rules, found, strict=True) if one.mode is not mode]
         if not arguments.dry_run:
             _refuse(arguments, found)
+            if wanted and mode is Mode.ENFORCE:
+                _prove(app, editor, wanted, arguments)
             if wanted:
                 more = _carry_out(app, editor, wanted, arguments, verb)
         note = audit_note(editor.live) if mode is Mode.ENFORCE else ""
@@ -136,20 +139,32 @@ def _refuse(arguments: argparse.Namespace, found: list[control.Evidence]) -> Non
         control.refuse(found)
 
 
+def _prove(app: App, editor: Editor, rules: list[Rule], arguments: argparse.Namespace) -> None:
+    """Refuse to let rules refuse what getting back in needs."""
+    from aegis_tools.control.lockout.check import check_lockout
+
+    if not arguments.i_know:
+        live, uids = editor.live, {uid_of(rule.id) for rule in rules}
+        check_lockout(app.paths, live, live.all_entries(), editor.names.name, uids=uids)
+
+
 def _carry_out(
     app: App, editor: Editor, rules: list[Rule], arguments: argparse.Namespace, verb: str
 ) -> dict[str, Any]:
     note = ", ".join(rule.id for rule in rules)
     note += " (--force)" if getattr(arguments, "force", False) else ""
+    note += f" ({types.FORCE})" if arguments.i_know else ""
     if not arguments.confirm_within:
         control.set_rule_modes(editor, rules)
         record(app, f"rule {verb}", {f"{verb}d": len(rules)}, note)
         return {}
+    from aegis_tools.cli import probing
     from aegis_tools.cli.confirm import tell_staged
     from aegis_tools.control.hostmode import settle_first
     from aegis_tools.control.staging import stage_records
 
     settle_first(app.paths, editor.live)
+    worked = probing.before(app, editor.live, arguments, None)
     staged = stage_records(
         app.paths,
         editor.live,
@@ -159,7 +174,7 @@ def _carry_out(
         action=f"rule {verb}",
         note=note,
     )
-    return tell_staged(app, staged)
+    return {**tell_staged(app, staged), **probing.after(app, editor.live, worked)}
 
 
 def _tell(
