@@ -111,7 +111,7 @@ def boot(
     loaded = loader.load(pins, features, sizes)
     try:
         with Live(pins) as live:
-            survival.refresh(live)
+            survival.refresh(live, paths)
             settle(paths, live, seams=seams)
             pending = look_to_revert(paths, live)
             if pending is not None:

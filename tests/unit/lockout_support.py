@@ -56,8 +56,8 @@ FILES = {
     "/etc/pam.d/game": "auth required pam_unused.so\n",
     "/etc/nsswitch.conf": "passwd: files ldap\nhosts: files dns\n",
     "/etc/passwd": (
-        "root:x:0:0::/root:/bin/bash\nalice:x:1000:1000::/home/alice:/usr/bin/fish\n"
-        "bob:x:1001:1001::/home/bob:/usr/bin/unrelated\n"
+        "root:x:0:0::/root:/bin/bash\nalice:x:1000:1000::/people/alice:/usr/bin/fish\n"
+        "bob:x:1001:1001::/people/bob:/usr/bin/unrelated\n"
     ),
     "/etc/group": "sudo:x:27:alice\n",
     "/etc/shadow": "",
@@ -71,9 +71,9 @@ FILES = {
     "/root/notes": "",
     "/root/.ssh/authorized_keys": "",
     "/root/.ssh/id_rsa": "",
-    "/home/alice/.ssh/authorized_keys": "",
-    "/home/alice/diary": "",
-    "/home/bob/diary": "",
+    "/people/alice/.ssh/authorized_keys": "",
+    "/people/alice/diary": "",
+    "/people/bob/diary": "",
     "/srv/secrets/key": "",
     "/opt/app/bin/server": "",
     "/dev/null": "",
@@ -110,7 +110,7 @@ class ByStat:
 
     def _stat(self, path: str, *, follow: bool) -> InodeId | None:
         try:
-            found = os.stat(path, follow_symlinks=follow)
+            found = Path(path).stat(follow_symlinks=follow)
         except OSError:
             return None
         return InodeId(found.st_ino, 1, 0, found.st_mode)

@@ -33,7 +33,7 @@ def test_a_port_is_always_one_that_can_be(keywords: list[str], value: str) -> No
     assert all(0 < port < 65536 for port in found)
 
 
-@given(st.text(st.sampled_from(list("0123456789abcdef.:% \n")) , max_size=60))
+@given(st.text(st.sampled_from(list("0123456789abcdef.:% \n")), max_size=60))
 def test_a_name_server_is_always_an_address(text: str) -> None:
     for address in config.nameservers(f"nameserver {text}"):
         assert set(address) <= set("0123456789abcdef.:")

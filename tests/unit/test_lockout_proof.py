@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -37,8 +36,8 @@ LOCKOUTS = [
     ("/root/.ssh/authorized_keys", "keys of root"),
     ("/root/.ssh/", "keys of root"),
     ("/root/", "keys of root"),
-    ("/home/", "keys of alice"),
-    ("/home/alice/.ssh/authorized_keys", "keys of alice"),
+    ("/people/", "keys of alice"),
+    ("/people/alice/.ssh/authorized_keys", "keys of alice"),
     ("/etc/pam.d/sshd", "PAM needs it"),
     ("/etc/pam.d/common-auth", "PAM needs it"),
     ("/etc/pam.d/", "PAM needs it"),
@@ -84,8 +83,8 @@ HARMLESS = [
     "/srv/secrets/", "/srv/secrets/key", "/srv/secrets/not-there-yet", "/opt/", "/opt/app/",
     "/opt/app/bin/server", "/etc/shadow-", "/etc/motd", "/etc/ssh/ssh_config", "/etc/passwd-",
     "/etc/shadow.bak", "/etc/pam.d/game", "/etc/not-there", "/root/notes", "/root/.ssh/id_rsa",
-    "/root/.ssh/config", "/home/alice/diary", "/home/bob/", "/home/bob/diary",
-    "/home/bob/.ssh/authorized_keys", "/usr/share/doc/", "/usr/share/doc/sshd/README",
+    "/root/.ssh/config", "/people/alice/diary", "/people/bob/", "/people/bob/diary",
+    "/people/bob/.ssh/authorized_keys", "/usr/share/doc/", "/usr/share/doc/sshd/README",
     "/usr/bin/unrelated", "/usr/bin/script", "/usr/bin/not-there", "/usr/lib/python3.11/test/",
     f"{LIB}/libgame.so.1", f"{LIB}/libnss_wins.so.2", f"{LIB}/security/pam_unused.so",
     f"{LIB}/libpam.so.1", "/dev/sda", "/var/log/app.log", "/var/spool/", "/tmp/some-file",
@@ -156,9 +155,7 @@ def test_an_address_or_port_that_locks_out_is_refused(
 
 
 @pytest.mark.parametrize(("kind", "target"), NET_HARMLESS)
-def test_a_harmless_address_or_port_is_not_refused(
-    host: FakeHost, kind: Kind, target: str
-) -> None:
+def test_a_harmless_address_or_port_is_not_refused(host: FakeHost, kind: Kind, target: str) -> None:
     assert host.prove(network(kind, target)) == []
 
 
@@ -207,8 +204,8 @@ def test_an_audit_rule_is_a_warning_and_hides_no_enforcing_one(host: FakeHost) -
 def test_a_wide_rule_names_the_worst_and_counts_the_rest(host: FakeHost) -> None:
     (found,) = host.prove(rule("/"))
     assert len(found.worst) == 3
-    assert found.count > 50
-    assert f"and {found.count - 1} more" in found.text()
+    assert found.needs > 50
+    assert f"and {found.needs - 1} more" in found.text()
     assert [hit.rank for hit in found.worst] == sorted(hit.rank for hit in found.worst)
 
 
@@ -241,6 +238,6 @@ def test_a_replaced_library_is_found_again(tmp_path: Path) -> None:
     library = tmp_path / f"{LIB[1:]}/libpam.so.0.85"
     new = library.with_suffix(".new")
     new.write_text("")
-    os.replace(new, library)
+    new.replace(library)
     (found,) = host.prove(rule(f"{LIB}/libpam.so.0.85"))
     assert "libpam.so.0" in found.text()

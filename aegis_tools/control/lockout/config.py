@@ -38,9 +38,9 @@ class User(NamedTuple):
 def lines(text: str) -> Iterator[str]:
     """Yield lines without comments and blanks; a backslash at the end continues a line."""
     for line in text.replace("\\\n", " ").splitlines():
-        line = line.partition("#")[0].strip()
-        if line:
-            yield line
+        bare = line.partition("#")[0].strip()
+        if bare:
+            yield bare
 
 
 def pam(text: str) -> list[PamLine]:
@@ -116,7 +116,10 @@ def groups(text: str) -> dict[str, tuple[int, list[str]]]:
     for line in text.splitlines():
         parts = line.split(":")
         if len(parts) == 4 and _number(parts[2]):
-            found[parts[0]] = (int(parts[2]), [name for name in parts[3].strip().split(",") if name])
+            found[parts[0]] = (
+                int(parts[2]),
+                [name for name in parts[3].strip().split(",") if name],
+            )
     return found
 
 

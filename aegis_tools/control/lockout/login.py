@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from aegis_tools.control.lockout import config
 from aegis_tools.control.lockout.collect import Collector
@@ -40,8 +40,8 @@ def sshd(collector: Collector) -> None:
         collector.program(path, LOGIN.format("sshd"), 0)
     if not programs:
         return
-    options = list(ssh_options(tree, lambda path: collector.read(path, why, 5, ("sshd",))
-                               if (why := LOGIN.format("sshd")) else None))  # fmt: skip
+    why = LOGIN.format("sshd")
+    options = list(ssh_options(tree, lambda path: collector.read(path, why, 5, ("sshd",))))
     keys = [value for keyword, value in options if keyword in ("hostkey", "hostcertificate")]
     for path in keys or tree.glob("/etc/ssh/ssh_host_*_key"):
         collector.read(path, "sshd shows it to everybody who logs in", 5, ("sshd",))
@@ -62,42 +62,42 @@ def sshd(collector: Collector) -> None:
         _keys(collector, user, patterns)
 
 
-def ssh_options(tree: Tree, read: object = None) -> Iterator[tuple[str, str]]:
+def ssh_options(
+    tree: Tree, read: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[str, str]]:
     """Yield the options of sshd_config and of what it includes.
 
     Args:
         tree: The host's files.
         read: Called with the path of every file that is read.
     """
-    pending, seen = ["/etc/ssh/sshd_config"], set()
+    pending, seen = ["/etc/ssh/sshd_config"], set[str]()
     while pending and len(seen) < 100:
         path = pending.pop(0)
         if path in seen:
             continue
         seen.add(path)
-        if callable(read):
-            read(path)
+        read(path)
         for keyword, value in config.sshd(tree.text(path)):
             if keyword == "include":
                 for word in value.split():
-                    word = word if word.startswith("/") else f"/etc/ssh/{word}"
-                    tree.names(word.rpartition("/")[0])
-                    pending += tree.glob(word)
+                    pattern = word if word.startswith("/") else f"/etc/ssh/{word}"
+                    tree.names(pattern.rpartition("/")[0])
+                    pending += tree.glob(pattern)
             yield keyword, value
 
 
 def _keys(collector: Collector, user: config.User, patterns: Iterable[str]) -> None:
-    for word in (word for pattern in patterns for word in pattern.split()):
+    for word in (word for pattern in patterns for word in pattern.split() if word != "none"):
         path = word.replace("%h", user.home).replace("%u", user.name).replace("%U", str(user.uid))
         path = path.replace("%%", "%")
         path = path if path.startswith("/") else f"{user.home}/{path}"
-        if path != "none":
-            collector.read(path, f"sshd looks for the keys of {user.name} in it", 4, ("sshd",))
+        collector.read(path, f"sshd looks for the keys of {user.name} in it", 4, ("sshd",))
 
 
 def pam(collector: Collector) -> None:
     """Add the PAM services of a login, with their modules."""
-    tree, pending, seen = collector.tree, list(PAM_SERVICES), set()
+    tree, pending, seen = collector.tree, list(PAM_SERVICES), set[str]()
     tree.names("/etc/pam.d")
     while pending:
         service = pending.pop(0)
@@ -155,7 +155,7 @@ def people(tree: Tree) -> list[config.User]:
     """Return root and whoever may use sudo: those who can repair the host."""
     members = set(SUDO_GROUPS)
     wanted = {"root"}
-    pending, seen = ["/etc/sudoers"], set()
+    pending, seen = ["/etc/sudoers"], set[str]()
     while pending and len(seen) < 100:
         path = pending.pop(0)
         if path in seen:

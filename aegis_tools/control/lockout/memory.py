@@ -17,7 +17,7 @@ from aegis_tools.control.files import ensure_folder, read_if_present, write_atom
 from aegis_tools.control.lockout import stamps
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel import layout
-from aegis_tools.kernel.layout import FILE_ENTRY, blake2b
+from aegis_tools.kernel.layout import FILE_ENTRY
 from aegis_tools.paths import Paths
 
 if TYPE_CHECKING:
@@ -114,4 +114,4 @@ def _digests(file: File) -> Iterator[bytes]:
 
 
 def _digest(key: bytes) -> bytes:
-    return blake2b(key, digest_size=_SIZE).digest()
+    return layout.blake2b(key, digest_size=_SIZE).digest()  # type: ignore[attr-defined]

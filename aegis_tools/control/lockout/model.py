@@ -64,8 +64,10 @@ class Peer(NamedTuple):
         """The address and port for a person."""
         if self.port is None:
             return self.address
-        return f"[{self.address}]:{self.port}" if ":" in self.address else (
-            f"{self.address}:{self.port}"
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else (f"{self.address}:{self.port}")
         )
 
 
@@ -90,18 +92,18 @@ class Refusal(NamedTuple):
         rule: Its id.
         enforce: False for an audit rule, which is warned of and not refused.
         worst: The needs that it would be worst to lose, worst first.
-        count: How many needs it denies altogether.
+        needs: How many needs it denies altogether.
     """
 
     rule: str
     enforce: bool
     worst: tuple[Hit, ...]
-    count: int
+    needs: int
 
     def text(self) -> str:
         """Return the finding in one line."""
         verb = "denies" if self.enforce else "would deny, if it enforced,"
-        more = f", and {self.count - 1} more" if self.count > 1 else ""
+        more = f", and {self.needs - 1} more" if self.needs > 1 else ""
         return f"rule {self.rule} {verb} {self.worst[0].text()}{more}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +111,7 @@ class Refusal(NamedTuple):
         return {
             "rule": self.rule,
             "enforce": self.enforce,
-            "count": self.count,
+            "count": self.needs,
             "message": self.text(),
             "worst": [hit._asdict() | {"chain": list(hit.chain)} for hit in self.worst],
         }

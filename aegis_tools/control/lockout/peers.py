@@ -55,8 +55,10 @@ def _ssh(tree: Tree, network: Network) -> Iterator[Peer]:
 def _own(network: Network) -> Iterator[Peer]:
     for address in ("127.0.0.1", "::1", *network.addresses()):
         loopback = ipaddress.ip_address(address).is_loopback
-        why = "programs of this host talk to each other over it" if loopback else (
-            "it is this host's own address"
+        why = (
+            "programs of this host talk to each other over it"
+            if loopback
+            else ("it is this host's own address")
         )
         for op in (Op.EGRESS, Op.BIND):
             yield Peer(address, None, op, "tcp", why, (), 3 if loopback else 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from aegis_tools.control.lockout.model import Need
@@ -67,7 +68,7 @@ class _Folders:
         if folder not in self._real:
             self._real[folder] = os.path.realpath(folder or "/")
         whole = posixpath.join(self._real[folder], name)
-        return os.path.realpath(whole) if os.path.islink(whole) else whole
+        return os.path.realpath(whole) if Path(whole).is_symlink() else whole
 
     def above(self, path: str) -> list[str]:
         """Return the folders above a path up to its file system's root, nearest first."""

@@ -71,15 +71,17 @@ class _Hits:
                 continue
             enforce = layout.RULE_ATTR.unpack(attribute)[0] == 1
             worst = sorted(found.values(), key=lambda hit: (hit.rank, hit.what))
-            count = len({hit.what for hit in worst})
-            result.append(Refusal(name_of(uid), enforce, tuple(worst[:WORST]), count))
+            needs = len({hit.what for hit in worst})
+            result.append(Refusal(name_of(uid), enforce, tuple(worst[:WORST]), needs))
         return sorted(result, key=lambda r: (not r.enforce, r.worst[0].rank, r.rule))
 
 
 def lookup_in(maps: Maps) -> Lookup:
     """Return a look-up in the contents of maps, tries answering with the longest prefix."""
     lengths = {
-        name: sorted({int.from_bytes(key[:4], "little") for key in maps.get(name, {})}, reverse=True)
+        name: sorted(
+            {int.from_bytes(key[:4], "little") for key in maps.get(name, {})}, reverse=True
+        )
         for name in ("deny_cidr_v4_map", "deny_cidr_v6_map")
     }
 

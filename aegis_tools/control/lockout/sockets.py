@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -86,7 +85,7 @@ class Netlink:
                 if not (process / "comm").read_text().startswith(name):
                     continue
                 for fd in (process / "fd").iterdir():
-                    inode = wanted.get(os.readlink(fd))
+                    inode = wanted.get(str(fd.readlink()))
                     found.update(() if inode is None else (inode,))
             except OSError:  # it has ended
                 continue

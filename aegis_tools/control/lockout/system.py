@@ -80,20 +80,19 @@ def ourselves(collector: Collector, paths: Paths) -> None:
     for folder in (_stdlib(), str(own), *_dependencies()):
         _modules(collector, tree.inner(folder), why, ("aegisbpf",), 12)
     collector.read(str(Path(sys.prefix) / "pyvenv.cfg"), why, 12, ("aegisbpf",))
-    for folder in (paths.etc, paths.keys, paths.state, paths.bundles, paths.run, paths.pins):
-        place = str(folder)
-        why = "aegisbpf keeps its state there"
-        collector.read(place, why, 15, ("aegisbpf",))
-        if folder not in (paths.etc, paths.keys, paths.pins):
-            collector.make_in(place, ".lockout-proof", why, 15)
-    for file in (paths.current, paths.history, paths.serials, paths.lock):
-        collector.write(str(file), "aegisbpf keeps its state in it", 15)
-    for file in (paths.trust_config, *(paths.keys.glob("*.pub") if paths.keys.is_dir() else ())):
-        collector.read(str(file), "aegisbpf checks signatures with it", 15, ("aegisbpf",))
+    why = "aegisbpf keeps its state there"
+    for place in (paths.etc, paths.keys, paths.pins):
+        collector.read(str(place), why, 15, ("aegisbpf",))
+    for place in (paths.state, paths.bundles, paths.run):
+        collector.make_in(str(place), ".lockout-proof", why, 15)
+    for own_file in (paths.current, paths.history, paths.serials, paths.lock):
+        collector.write(str(own_file), "aegisbpf keeps its state in it", 15)
+    for key in (paths.trust_config, *paths.keys.glob("*.pub")):
+        collector.read(str(key), "aegisbpf checks signatures with it", 15, ("aegisbpf",))
 
 
 def _stdlib() -> str:
-    return os.path.dirname(os.__file__)
+    return str(Path(os.__file__).parent)
 
 
 def _dependencies() -> Iterator[str]:
@@ -167,5 +166,5 @@ def _ansible(collector: Collector, home: str, name: str) -> None:
         if collector.tree.exists(f"{home}/.ansible"):
             place, missing = f"{home}/.ansible", "tmp"
     collector.make_in(place, missing, why, 9)
-    if place.endswith("/tmp"):
+    if missing == "ansible-tmp-0":
         collector.read(place, why, 9, ("Ansible",))

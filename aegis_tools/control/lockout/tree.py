@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from glob import escape, iglob
 from pathlib import Path
 
 SEARCH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -53,18 +52,18 @@ class Tree:
         real = self.path(folder)
         self.watched.add(real)
         try:
-            return sorted(os.listdir(real))
+            return sorted(found.name for found in Path(real).iterdir())
         except OSError:
             return []
 
     def exists(self, path: str) -> bool:
         """Return whether there is something."""
         real = self.path(path)
-        return self.expected.setdefault(real, os.path.exists(real))
+        return self.expected.setdefault(real, Path(real).exists())
 
     def is_file(self, path: str) -> bool:
         """Return whether there is a regular file, after symbolic links."""
-        return os.path.isfile(self.path(path))
+        return Path(self.path(path)).is_file()
 
     def real(self, path: str) -> str:
         """Return a path without symbolic links."""
@@ -72,7 +71,8 @@ class Tree:
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match a shell pattern, sorted."""
-        return sorted(self.inner(found) for found in iglob(escape(self.root) + pattern))
+        found = Path(self.root or "/").glob(pattern.lstrip("/"))
+        return sorted(self.inner(str(path)) for path in found)
 
     def which(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the programs of these names, each as the usual search path finds it first."""
