@@ -16,6 +16,7 @@ from aegis_tools.cli.editing import (
     reading,
     record,
     warn,
+    warn_of_lockouts,
 )
 from aegis_tools.cli.output import App, plain
 from aegis_tools.errors import PolicyError, UsageError
@@ -61,7 +62,7 @@ def _build_add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = commands.add_parser(
         "add",
         help="deny files, directories (trailing slash) or inodes",
-        epilog="example: aegisbpf block add /etc/shadow /srv/secrets/ --operations read,write",
+        epilog="example: aegisbpf block add /etc/crontab /srv/secrets/ --operations read,write",
     )
     _targets(command, "; the file need not exist, its directory must; /srv/x/ covers a directory")
     command.add_argument(
@@ -210,6 +211,7 @@ def add(app: App, arguments: argparse.Namespace) -> int:
         "dry_run": arguments.dry_run,
         "note": note,
         "problems": warn(app, rules),
+        "refusals": warn_of_lockouts(app, editor.refusals),
         "rules": [_added_dict(one) for one in done],
     }
     app.show(

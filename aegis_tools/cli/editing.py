@@ -15,9 +15,9 @@ from aegis_tools.control.files import ensure_folder
 from aegis_tools.control.history import Entry, History
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
+from aegis_tools.control.lockout.check import check_added
 from aegis_tools.control.names import Names
 from aegis_tools.control.posture import read_posture
-from aegis_tools.control.resolve import Identify, Rules
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.pins import Pins
@@ -26,6 +26,7 @@ from aegis_tools.policy.targets import canonical
 
 if TYPE_CHECKING:
     from aegis_tools.control.edit import Added
+    from aegis_tools.control.lockout.model import Refusal
 
 _T = TypeVar("_T")
 
@@ -42,19 +43,8 @@ def editing(app: App, command: str) -> Iterator[Editor]:
             lambda: stack.enter_context(Identifier(live.pins)),
             now_ns=time.time_ns(),
             by=os.getuid(),
-            check=lambda rules, identify: _check(app, rules, identify),
+            check=lambda rules, identify: check_added(app.paths, rules, identify),
         )
-
-
-def _check(app: App, rules: list[Rules], identify: Identify) -> None:
-    """Refuse rules that would lock everybody out."""
-    from aegis_tools.control.lockout import check
-
-    found = check.check_added(app.paths, rules, identify)
-    check.refuse(found)
-    if not app.json:
-        for refusal in found:
-            app.note(f"warning: {refusal.text()}")
 
 
 def reading(app: App, read: Callable[[Live, Names], _T]) -> _T:
@@ -137,6 +127,15 @@ def added_line(one: Added, note: str, *, dry_run: bool) -> str:
     text = f"{would}{words[one.state]}: {plain(one.rule.target)}"
     text += " (audit only: nothing is refused)" if note else ""
     return text + "".join(f" ({plain(problem.message)})" for problem in one.problems)
+
+
+def warn_of_lockouts(app: App, refusals: Iterable[Refusal]) -> list[dict[str, object]]:
+    """Tell a person on stderr what was let pass though it locks out, and return it for JSON."""
+    found = list(refusals)
+    if not app.json:
+        for refusal in found:
+            app.note(f"warning: {refusal.text()}")
+    return [refusal.to_dict() for refusal in found]
 
 
 def warn(app: App, rules: Iterable[Rule]) -> list[str]:

@@ -12,6 +12,7 @@ from aegis_tools.cli.editing import (
     record,
     target_of,
     warn,
+    warn_of_lockouts,
 )
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.manual import manual_rule
@@ -139,6 +140,7 @@ def add(app: App, arguments: argparse.Namespace) -> int:
         "dry_run": arguments.dry_run,
         "note": note,
         "problems": warn(app, rules),
+        "refusals": warn_of_lockouts(app, editor.refusals),
         "rules": [
             {"rule": o.rule.id, "target": o.rule.target, "state": o.state, "by": list(o.by)}
             for o in done

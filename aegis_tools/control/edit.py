@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aegis_tools.control import manual
 from aegis_tools.control.commit import OPTIONS, commit, new_inner
 from aegis_tools.control.edit_maps import (
     Write,
     as_they_are,
+    check_matches,
     deepest,
     difference,
     digest_at,
@@ -30,10 +30,11 @@ from aegis_tools.control.edit_maps import (
     uids_in_entry,
 )
 from aegis_tools.control.live import Entries, Live
+from aegis_tools.control.lockout.check import refuse
 from aegis_tools.control.merge import ENTRY_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
-from aegis_tools.errors import KernelError, PolicyError
+from aegis_tools.errors import KernelError
 from aegis_tools.kernel.layout import (
     EDITING,
     POLICY_MAPS,
@@ -46,6 +47,9 @@ from aegis_tools.kernel.layout import (
 from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.policy.model import Kind, Policy, Problem, Rule
+
+if TYPE_CHECKING:
+    from aegis_tools.control.lockout.model import Refusal
 
 FILE_KINDS = frozenset({Kind.PATH, Kind.DIRECTORY, Kind.INODE})
 
@@ -90,7 +94,11 @@ class Editor:
         identify: Says what the kernel calls files; made when first needed.
         now_ns: Unix time in nanoseconds.
         by: User id to record.
-        check: Raises for rules that must not be added; asked before anything is written.
+        check: Says which rules must not be added; asked before anything is written.
+
+    Attributes:
+        refusals: What the check found of rules that a dry run would have added, or of those
+            that it let pass with a warning.
     """
 
     def __init__(
@@ -101,7 +109,7 @@ class Editor:
         *,
         now_ns: int,
         by: int,
-        check: Callable[[list[Rules], Identify], None] = lambda _, __: None,
+        check: Callable[[list[Rules], Identify], list[Refusal]] = lambda _, __: [],
     ) -> None:
         self.live = live
         self.names = names
@@ -110,6 +118,7 @@ class Editor:
         self.now_ns = now_ns
         self.by = by
         self._check = check
+        self.refusals: list[Refusal] = []
 
     @property
     def identify(self) -> Identify:
@@ -122,14 +131,17 @@ class Editor:
         """Add rules made by hand.
 
         Raises:
-            PolicyError: A rule could match nothing, or the check refuses it; none is added.
+            PolicyError: A rule could match nothing; none is added.
+        LockoutError: The check refuses one; none is added.
             KernelError: A map is full, or the kernel refused; those before it are added.
         """
         rules = tuple(rules)
         if not dry_run:
             self.heal()
         first = [self._plan(rule) for rule in rules]
-        self._check([planned.wanted for planned in first], self.identify)
+        self.refusals = self._check([planned.wanted for planned in first], self.identify)
+        if not dry_run:
+            refuse(self.refusals)
         result: list[Added] = []
         later: list[_Planned] = []
         for rule in rules:
@@ -229,7 +241,7 @@ class Editor:
 
     def _plan(self, rule: Rule) -> _Planned:
         wanted = self._resolve((rule,))
-        _check_matches(rule, wanted)
+        check_matches(rule, wanted)
         info, uid = self.live.info(), uid_key(rule.id)
         stamp = max(self.now_ns, info.applied_ns + 1)
         record = manual.to_record(rule, now_ns=stamp, uid=self.by)
@@ -416,23 +428,6 @@ def _join_all(rules: Rules, planned: Iterable[_Planned]) -> None:
     for one in planned:
         join(rules, one.wanted)
         rules.maps["manual_rules"][uid_key(one.rule.id)] = one.record.pack()
-
-
-def _check_matches(rule: Rule, wanted: Rules) -> None:
-    if any(wanted.maps[name] for name in ENTRY_MAPS if name != "audit_path_map"):
-        if rule.kind is Kind.PATH and Path(rule.target).is_dir():
-            message = f"a directory: to deny what is in it as well, write {rule.target}/"
-            wanted.problems.append(Problem(0, message, False, rule.id))
-        return
-    if rule.kind is Kind.DIRECTORY:
-        message = f"there is no directory {rule.target}"
-    else:
-        message = f"the directory {rule.target.rpartition('/')[0] or '/'} does not exist"
-    raise PolicyError(
-        message,
-        hint="make it first; a rule for a file that does not exist yet needs its directory",
-        data={"rule": rule.id},
-    )
 
 
 def _set(inner: Map, name: str, key: bytes, value: bytes) -> None:

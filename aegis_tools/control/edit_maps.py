@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from aegis_tools.control.live import Entries, content_digest, strip
 from aegis_tools.control.manual import MODE
 from aegis_tools.control.merge import ENTRY_MAPS, NETWORK_MAPS, merge, usage
 from aegis_tools.control.resolve import Rules
+from aegis_tools.errors import PolicyError
 from aegis_tools.kernel.layout import FILE_ENTRY, POLICY_MAPS, RULE_ATTR, ManualRule, uid_key
-from aegis_tools.policy.model import Kind, Mode, Rule
+from aegis_tools.policy.model import Kind, Mode, Problem, Rule
 
 _HOMES = {
     Kind.PATH: ("deny_inode_map", "deny_path_map"),
@@ -111,3 +113,25 @@ def uids_in_entry(entry: bytes) -> set[bytes]:
 def deepest(entries: Entries) -> int:
     """Return the levels that the deepest directory rule covers."""
     return max((FILE_ENTRY.unpack(entry)[5] for entry in entries.values()), default=0)
+
+
+def check_matches(rule: Rule, wanted: Rules) -> None:
+    """Add what is probably not meant to the problems; raise for a rule that can match nothing.
+
+    Raises:
+        PolicyError: It cannot match.
+    """
+    if any(wanted.maps[name] for name in ENTRY_MAPS if name != "audit_path_map"):
+        if rule.kind is Kind.PATH and Path(rule.target).is_dir():
+            message = f"a directory: to deny what is in it as well, write {rule.target}/"
+            wanted.problems.append(Problem(0, message, False, rule.id))
+        return
+    if rule.kind is Kind.DIRECTORY:
+        message = f"there is no directory {rule.target}"
+    else:
+        message = f"the directory {rule.target.rpartition('/')[0] or '/'} does not exist"
+    raise PolicyError(
+        message,
+        hint="make it first; a rule for a file that does not exist yet needs its directory",
+        data={"rule": rule.id},
+    )

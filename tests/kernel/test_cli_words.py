@@ -35,9 +35,11 @@ def test_an_added_rule_that_refuses_nothing_is_not_called_denied(
     assert host.text("network", "deny", "add", "--ip", "10.0.0.1") == [f"added: 10.0.0.1 {audit}"]
 
 
-def test_dangerous_targets_are_warned_of_and_not_refused(host: Host, tmp_path: Path) -> None:
+def test_dry_runs_warn_of_dangerous_targets_that_are_refused_without(
+    host: Host, tmp_path: Path
+) -> None:
     found = host("block", "add", "/usr/", "/dev/null", "--dry-run")
-    assert len(found["problems"]) == 2
+    assert len(found["problems"]) == len(found["refusals"]) == 2
     found = host("network", "deny", "add", "--cidr", "0.0.0.0/0", "--ip", "127.0.0.1",
                  "--port", "22", "--ip", "10.0.0.1", "--dry-run")  # fmt: skip
     assert len(found["problems"]) == 3
@@ -45,7 +47,8 @@ def test_dangerous_targets_are_warned_of_and_not_refused(host: Host, tmp_path: P
     policy.write_text("version=1\n[deny_cidr]\n0.0.0.0/0\n")
     (problem,) = host("policy", "plan", policy)["problems"]
     assert "every address" in problem["message"]
-    assert any("every address" in line for line in host.text("policy", "apply", policy))
+    assert any("every address" in line for line in host.text("policy", "plan", policy))
+    assert host("policy", "apply", policy, code=3)["error"] == "lockout"
 
 
 def test_all_commands_agree_that_the_fallback_cannot_enforce(host: Host) -> None:

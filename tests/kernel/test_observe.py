@@ -58,7 +58,7 @@ def secret(host: Host, tmp_path: Path) -> Path:
     path.write_text("x")
     policy = tmp_path / "policy.conf"
     policy.write_text(
-        f"version=1\n[deny_path]\n{path}\n[deny_cidr]\n10.0.0.0/8\n[deny_port]\n22:tcp\n"
+        f"version=1\n[deny_path]\n{path}\n[deny_cidr]\n198.51.0.0/16\n[deny_port]\n2022:tcp\n"
     )
     host.text("policy", "apply", policy)
     return path
@@ -204,8 +204,8 @@ def test_why_names_the_rule_its_policy_and_the_way_it_matched(host: Host, secret
     assert (match["rule"], match["action"]) == (f"path:{secret}", "AUDIT")
     assert answer["policy"]["name"] == "policy.conf"
     assert "no live rule" in host.text("why", secret.parent)
-    assert [m["rule"] for m in host.json("why", "10.1.2.3:22")["matches"]] == [
-        "cidr:10.0.0.0/8", "port:22:tcp", "cidr:10.0.0.0/8",
+    assert [m["rule"] for m in host.json("why", "198.51.2.3:2022")["matches"]] == [
+        "cidr:198.51.0.0/16", "port:2022:tcp", "cidr:198.51.0.0/16",
     ]  # fmt: skip
     assert host.json("why", "[2001:db8::1]:443")["matches"] == []
 
