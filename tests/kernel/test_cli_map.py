@@ -21,7 +21,8 @@ def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host
 def test_every_map_is_listed_and_dumped_in_words_and_bytes(host: Host, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("secret")
     host("block", "add", tmp_path / "x", f"{tmp_path}/", "1:2")
-    host("network", "deny", "add", "--ip", "198.51.100.1", "--ip", "2001:db8::1", "--cidr", "198.51.100.0/24",
+    host("network", "deny", "add", "--ip", "198.51.100.1", "--ip", "2001:db8::1",
+         "--cidr", "198.51.100.0/24",
          "--cidr", "2001:db8::/32", "--port", "2022", "--ip-port", "198.51.100.1:1",
          "--ip-port", "[2001:db8::1]:1")  # fmt: skip
     host("allow", "add", "/")

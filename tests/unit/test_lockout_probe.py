@@ -30,8 +30,8 @@ def test_every_attempt_is_made_and_told_of() -> None:
     assert [(one.name, one.state) for one in found] == [
         ("works", "ok"), ("fails", "failed"), ("missing", "absent"), ("denied", "failed"),
     ]  # fmt: skip
-    assert found[1].detail == "PAM: no"
-    assert "failed  fails  (PAM: no)" in probe.as_text(found)
+    assert found[1].detail == "sudo failed: PAM: no"
+    assert "failed  fails  (sudo failed: PAM: no)" in probe.as_text(found)
 
 
 def test_only_what_worked_before_can_break() -> None:

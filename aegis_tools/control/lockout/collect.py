@@ -73,14 +73,14 @@ class Collector:
 
     def link(self, runner: Runner) -> None:
         """Add the libraries of everything that is run, and the loaders."""
+        for loader in loaders(self.tree):
+            self.add(loader, RUN, "no program starts without it", ("ld.so",), 0, code=True)
         starts = [need for need in self._needs.values() if need.ops & Op.EXEC]
         found = linked(self.tree, runner, [need.path for need in starts])
         for need in starts:
             for library in found.get(need.path, ()):
                 chain = (*need.chain, library.rpartition("/")[2])
                 self.add(library, RUN, need.why, chain, need.rank, code=True)
-        for loader in loaders(self.tree):
-            self.add(loader, RUN, "no program starts without it", ("ld.so",), 1, code=True)
 
     def finish(self) -> list[Need]:
         """Return the needs, with the folders that lead to them, worst to lose first."""

@@ -26,7 +26,6 @@ ACCOUNTS = {
     "/etc/host.conf": "names of hosts are looked up by it",
     "/etc/resolv.conf": "names of hosts are looked up by it",
     "/etc/gai.conf": "names of hosts are looked up by it",
-    "/etc/localtime": "the log's times are told by it",
 }
 SUDO_GROUPS = ("sudo", "wheel", "admin")
 LOGIN = "{} needs it to let you in"

@@ -23,7 +23,7 @@ from aegis_tools.control.lockout.tree import SEARCH, Tree
 from aegis_tools.errors import AegisError, CommandError
 from aegis_tools.kernel.run import Runner, run
 
-TIMEOUT = 15.0
+TIMEOUT = 30.0
 _PYTHON = "import json, os, socket, tempfile; tempfile.TemporaryFile().close()"
 
 
@@ -61,8 +61,8 @@ def attempt(checks: Iterable[tuple[str, Check]]) -> list[Outcome]:
         except Absent as absent:
             found.append(Outcome(name, "absent", str(absent)))
         except AegisError as error:
-            detail = (error.detail.strip().splitlines() or [error.message])[-1]
-            found.append(Outcome(name, "failed", detail))
+            said = error.detail.strip().splitlines()[-1:]
+            found.append(Outcome(name, "failed", ": ".join([error.message, *said])))
         except (OSError, subprocess.SubprocessError) as error:
             found.append(Outcome(name, "failed", str(error)))
         else:
