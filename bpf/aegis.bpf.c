@@ -26,7 +26,7 @@ static __noinline int finish_file(struct slot *s, struct match *m, struct dentry
 
 	if (!s || !m)
 		return 0;
-	v = judge(s, m, survives(inode), now);
+	v = judge(s, m, spared(m->op) && survives(inode), now);
 	if (account(m, &v, hook, now))
 		send_file_event(m, &v, hook, now, dentry, inode);
 	return v.action >= AEGIS_BLOCK ? -EPERM : 0;

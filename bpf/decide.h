@@ -79,6 +79,12 @@ static __always_inline __u8 action_of_signal(__u8 signal)
 	return AEGIS_BLOCK;
 }
 
+/* Getting back in is reading and running; whoever writes to sshd is not getting in by it. */
+static __always_inline int spared(__u8 op)
+{
+	return op == AEGIS_OP_READ || op == AEGIS_OP_EXEC;
+}
+
 /* A rule matched: what happens? Who is exempt comes before what the rule wants. */
 static __always_inline struct verdict decide(const struct circumstances *c)
 {

@@ -68,10 +68,10 @@ struct {
 	__type(value, __u32);
 } capacities SEC(".maps");
 
-/* Inodes that are never denied: what a person needs to get back in. */
+/* Files that can always be read and run: what a person needs to get back in. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 8192);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct inode_key);
 	__type(value, __u32); /* generation */

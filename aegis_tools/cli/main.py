@@ -31,7 +31,7 @@ COMMANDS = {
     "block": ("block", "deny files by hand: add, del, list, clear, clear-stale"),
     "allow": ("allow", "exempt a cgroup from every rule"),
     "network": ("network", "deny addresses and ports by hand"),
-    "survival": ("survival", "files that no rule ever refuses"),
+    "survival": ("survival", "files that can always be read and run"),
     "mode": ("mode", "switch between audit and enforce, live"),
     "config": ("config", "get or set a live setting"),
     "resume": ("resume", "let the host enforce again after it fell back to audit"),

@@ -1,4 +1,4 @@
-"""``aegisbpf survival``: files that no rule ever refuses."""
+"""``aegisbpf survival``: files that no rule keeps from being read or run."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def refresh(app: App, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         with Live(Pins(app.paths.pins)) as live:
             missing = [path for path, ok in survival.listed(live, app.paths).items() if not ok]
-        text = f"dry run, would add {len(missing)} files to those that are never refused"
+        text = f"dry run, would add {len(missing)} files to those that can always be read and run"
         app.show({"dry_run": True, "would_add": missing}, text)
         return 0
     with locked(app.paths.lock, command="survival refresh"), Live(Pins(app.paths.pins)) as live:
         found = survival.refresh(live, app.paths)
-    app.show({"files": sorted(found)}, f"{len(found)} files are never refused")
+    app.show({"files": sorted(found)}, f"{len(found)} files can always be read and run")
     return 0

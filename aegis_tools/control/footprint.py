@@ -30,7 +30,7 @@ LINK = 8  # llist_node in front of what bpf_mem_alloc hands out
 FIXED = 4096  # struct bpf_htab with its per-CPU lock counters, slot arrays, names: less than this
 SLABS = (16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192)
 HITS = MapSpec("rule_hits", 8, 24, 0, 65536)
-SURVIVAL = MapSpec("survival_allowlist", 16, 4, 0, 4096)
+SURVIVAL = MapSpec("survival_allowlist", 16, 4, 0, 8192)
 
 
 class MapMemory(NamedTuple):

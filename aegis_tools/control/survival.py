@@ -1,7 +1,8 @@
-"""The survival allow-list: files that no rule ever refuses, so that a person can get back in.
+"""The survival allow-list: files that no rule keeps from being read or run, so that a person can
+get back in.
 
 It exempts the file, not the process: whatever a policy says of sshd, a shell or the loader,
-they open and run. A match is still logged, as an audit with the reason ``survival``. The files
+they open and run. Writing to them is refused as the policy says. A match is still logged, as an audit with the reason ``survival``. The files
 are those that the lockout proof finds (``control.lockout``) as far as they are run or loaded.
 """
 

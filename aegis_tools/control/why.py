@@ -227,7 +227,7 @@ def verdicts(
         findings: In the order in which the hooks come upon them.
         lookup: Reads the active slot.
         posture: What a match leads to.
-        survival: The file is one that is never refused.
+        survival: The file is one that can always be read and run.
     """
     groups: dict[tuple[Op, str], list[Finding]] = {}
     for finding in findings:
@@ -238,7 +238,8 @@ def verdicts(
         if known:
             # An audit rule never hides an enforcing one: consider() in bpf/match.h.
             finding, (enforce, signal) = next((k for k in known if k[1][0]), known[0])
-            action, reason = _outcome(posture, enforce, signal, survival=survival)
+            spared = survival and operation in (Op.READ, Op.EXEC)  # spared() of bpf/decide.h
+            action, reason = _outcome(posture, enforce, signal, survival=spared)
             result.append(Verdict(operation, protocol, finding, action, reason))
     return result
 

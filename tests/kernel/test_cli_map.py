@@ -20,7 +20,8 @@ def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host
 
 def test_every_map_is_listed_and_dumped_in_words_and_bytes(host: Host, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("secret")
-    host("block", "add", tmp_path / "x", f"{tmp_path}/", "1:2")
+    (tmp_path / "folder").mkdir()
+    host("block", "add", tmp_path / "x", f"{tmp_path}/folder/", "1:2")
     host("network", "deny", "add", "--ip", "198.51.100.1", "--ip", "2001:db8::1",
          "--cidr", "198.51.100.0/24",
          "--cidr", "2001:db8::/32", "--port", "2022", "--ip-port", "198.51.100.1:1",
@@ -40,7 +41,9 @@ def test_every_map_is_listed_and_dumped_in_words_and_bytes(host: Host, tmp_path:
 
 
 def test_what_a_dump_prints_can_be_deleted_and_written_back(host: Host, tmp_path: Path) -> None:
-    host("block", "add", tmp_path, f"{tmp_path}/")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    host("block", "add", folder, f"{folder}/")
     host("network", "deny", "add", "--port", "2022", "--ip", "2001:db8::1")
     names = ("deny_inode_map", "deny_path_map", "deny_dir_map", "rules", "deny_port_map",
              "deny_ipv6_map", "audit_path_map")  # fmt: skip

@@ -137,6 +137,13 @@ def test_what_recovery_needs_is_never_refused() -> None:
     maps = Maps()
     maps.inode(maps.rule(1))
     assert maps.outcome(survival=True) == (1, "AUDIT", "survival")
+    assert maps.outcome(Op.EXEC, survival=True) == (1, "AUDIT", "survival")
+
+
+def test_what_recovery_needs_can_be_kept_from_being_written() -> None:
+    maps = Maps()
+    maps.inode(maps.rule(1))
+    assert maps.outcome(Op.WRITE, survival=True) == (1, "BLOCK", "")
 
 
 def test_the_host_s_mode_stands_above_the_rule() -> None:

@@ -227,6 +227,8 @@ class TestSurvival:
             assert can_read(path)
         assert counted == {Stat.AUDITS: 1, Stat.SURVIVAL_ALLOWED: 1, Stat.EVENTS: 1}
         assert [event.reason for event in host.events()] == [SURVIVAL]
+        with refused():
+            path.write_text("replaced")
         survivors.set(known.key, (known.generation ^ 1).to_bytes(4, "little"))
         assert not can_read(path)
 

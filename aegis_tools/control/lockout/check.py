@@ -33,7 +33,11 @@ def check_rules(paths: Paths, rules: Rules, identify: Identify) -> list[Refusal]
     Raises:
         CommandError: The host could not be searched.
     """
-    return check_maps(paths, rules.maps, identify, lambda uid: rules.ids.get(uid, f"{uid:016x}"))
+
+    def name_of(uid: int) -> str:
+        return rules.names.get(uid.to_bytes(8, "little"), f"unknown:{uid:016x}")
+
+    return check_maps(paths, rules.maps, identify, name_of)
 
 
 def check_live(
@@ -92,8 +96,9 @@ def search(paths: Paths, identify: Identify) -> list[Placed]:
     needs = find_needs(tree, paths)
     # The folders of programs and libraries: replacing one by a rename changes its folder.
     folders = {need.path.rpartition("/")[0] for need in needs if need.code} - {"/etc", "/dev"}
-    stamp = stamps.take(tree.watched | folders, tree.expected)
     placed = place(needs, identify, read_mounts())
+    above = {path for one in placed for path, _ in one.file.above}
+    stamp = stamps.take(tree.watched | folders, tree.expected, above)
     memory.remember(paths, stamp, placed)
     return placed
 

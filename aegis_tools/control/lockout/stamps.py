@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,20 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def take(watched: Iterable[str], expected: Mapping[str, bool]) -> dict[str, Any]:
+def take(
+    watched: Iterable[str], expected: Mapping[str, bool], folders: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return what to compare later.
 
     Args:
         watched: Files and folders whose change counts.
         expected: Paths of which only the being there counts.
+        folders: Where the files are that were found; a mount there or right below counts.
     """
+    known = sorted(folders)
     return {
-        "of": _identity(),
+        "of": _identity(known),
+        "folders": known,
         "watched": {path: _stamp(path) for path in sorted(watched)},
         "expected": dict(expected),
     }
@@ -30,7 +35,7 @@ def holds(stamps: Mapping[str, Any]) -> bool:
     """Return whether nothing changed since; False for what is no such mapping."""
     try:
         return (
-            stamps["of"] == _identity()
+            stamps["of"] == _identity(stamps["folders"])
             and all(_stamp(path) == was for path, was in stamps["watched"].items())
             and all(Path(path).exists() is was for path, was in stamps["expected"].items())
         )
@@ -38,12 +43,19 @@ def holds(stamps: Mapping[str, Any]) -> bool:
         return False
 
 
-def _identity() -> list[str]:
+def _identity(folders: Collection[str]) -> list[str]:
     """This boot (device numbers last no longer), its mounts, the Python we run in."""
+    known = set(folders)
     mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     # A mount that is made again has another number and is the same.
-    shown = sorted(line.split(" ", 2)[2] for line in mounts.splitlines())
+    lines = (line.split(" ", 2)[2] for line in mounts.splitlines())
+    shown = sorted(line for line in lines if _counts(line.split(" ", 3)[2], known))
     return [_BOOT_ID.read_text().strip(), sys.executable, *shown]
+
+
+def _counts(point: str, folders: Collection[str]) -> bool:
+    """Containers come and go with mounts of their own: those are nowhere near."""
+    return point in folders or (point.rpartition("/")[0] or "/") in folders
 
 
 def _stamp(path: str) -> list[int] | None:
