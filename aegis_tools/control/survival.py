@@ -2,8 +2,9 @@
 get back in.
 
 It exempts the file, not the process: whatever a policy says of sshd, a shell or the loader,
-they open and run. Writing to them is refused as the policy says. A match is still logged, as an audit with the reason ``survival``. The files
-are those that the lockout proof finds (``control.lockout``) as far as they are run or loaded.
+they open and run; writing to them is refused as the policy says. A match is still logged, as an
+audit with the reason ``survival``. The files are those that the lockout proof finds
+(``control.lockout``) as far as they are run or loaded.
 """
 
 from __future__ import annotations
