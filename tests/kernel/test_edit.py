@@ -92,8 +92,10 @@ def test_a_file_may_be_absent_but_not_its_directory(host: Host, tmp_path: Path) 
 
 
 def test_a_directory_without_its_slash_is_pointed_out(host: Host, tmp_path: Path) -> None:
-    (problem,) = host("block", "add", tmp_path)["rules"][0]["problems"]
-    assert f"{tmp_path}/" in problem
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (problem,) = host("block", "add", folder)["rules"][0]["problems"]
+    assert f"{folder}/" in problem
 
 
 def test_a_trailing_slash_makes_a_directory_rule_of_some_depth(host: Host, tmp_path: Path) -> None:
@@ -239,7 +241,8 @@ def test_a_full_map_is_named_and_the_rule_is_not_half_there(host: Host, tmp_path
     rules = [f"1:{number}" for number in range(1, 513)]
     host("block", "add", *rules)
     before = host.check()
-    refused = host("block", "add", tmp_path / "x", f"{tmp_path}/", "2:1", code=6)
+    (tmp_path / "folder").mkdir()
+    refused = host("block", "add", tmp_path / "x", f"{tmp_path}/folder/", "2:1", code=6)
     assert refused["map"] == "rules"
     assert "--max-rules" in refused["hint"]
     assert host.check() == before
@@ -249,14 +252,14 @@ def test_a_full_map_is_named_and_the_rule_is_not_half_there(host: Host, tmp_path
 
 
 def test_a_narrow_network_keeps_what_the_wide_one_denies(host: Host) -> None:
-    host("network", "deny", "add", "--cidr", "10.1.0.0/16", "--mode", "audit")
-    host("network", "deny", "add", "--cidr", "10.0.0.0/8")
+    host("network", "deny", "add", "--cidr", "198.51.100.0/24", "--mode", "audit")
+    host("network", "deny", "add", "--cidr", "198.51.0.0/16")
     entries = {e["key"]["cidr"]: e["value"]["egress"] for e in host.entries("deny_cidr_v4_map")}
-    assert entries["10.1.0.0/16"] == entries["10.0.0.0/8"]
-    host("network", "deny", "del", "--cidr", "10.0.0.0/8")
+    assert entries["198.51.100.0/24"] == entries["198.51.0.0/16"]
+    host("network", "deny", "del", "--cidr", "198.51.0.0/16")
     (left,) = host.entries("deny_cidr_v4_map")
-    assert left["key"] == {"cidr": "10.1.0.0/16"}
-    assert left["value"]["egress"] != entries["10.0.0.0/8"]
+    assert left["key"] == {"cidr": "198.51.100.0/24"}
+    assert left["value"]["egress"] != entries["198.51.0.0/16"]
     host.check()
 
 

@@ -64,6 +64,7 @@ def test_an_audit_rule_by_hand_is_added_with_a_warning(
 
 
 def test_a_harmless_rule_by_hand_needs_no_search(host: Host, tmp_path: Path) -> None:
+    host("block", "add", tmp_path / "zero")  # makes the state folder, which is a need
     host("block", "add", tmp_path / "one")
     (host.paths.run / "needs.json").unlink()  # a search would write it again
     host("block", "add", tmp_path / "two", tmp_path / "three")

@@ -84,7 +84,7 @@ def test_a_denied_path_opens_again_after_the_deadline_with_everything_of_ours_de
     machine: Machine, host: Host
 ) -> None:
     apply = ("policy", "apply", machine.deny_one, "--mode", "enforce")
-    machine.and_be_killed(*apply, "--confirm-within", f"{WITHIN}s")
+    machine.and_be_killed(*apply, "--no-probe", "--confirm-within", f"{WITHIN}s")
     with refused():
         machine.one.read_text()
     machine.wait_for_deadline()
@@ -99,7 +99,7 @@ def test_setting_the_wall_clock_changes_nothing(
     machine: Machine, wall_clock: Callable[[int], None]
 ) -> None:
     machine("policy", "apply", machine.deny_one)
-    machine.and_be_killed("mode", "enforce", "--confirm-within", f"{WITHIN}s")
+    machine.and_be_killed("mode", "enforce", "--no-probe", "--confirm-within", f"{WITHIN}s")
     for jump in (DAY, -DAY, 10 * 365 * DAY):
         wall_clock(jump)
         assert not can_read(machine.one), jump
@@ -117,7 +117,7 @@ def test_what_is_confirmed_stays_beyond_the_deadline_and_comes_back_at_boot(
     machine: Machine, host: Host
 ) -> None:
     apply = ("policy", "apply", machine.deny_one, "--mode", "enforce")
-    machine(*apply, "--confirm-within", f"{WITHIN}s")
+    machine(*apply, "--no-probe", "--confirm-within", f"{WITHIN}s")
     pending = read_pending(machine.paths)
     assert pending is not None
     machine("policy", "confirm")
@@ -136,7 +136,7 @@ def test_what_is_confirmed_stays_beyond_the_deadline_and_comes_back_at_boot(
 
 def test_a_revert_brings_the_old_policy_back_without_a_gap(machine: Machine) -> None:
     machine("policy", "apply", machine.deny_one, "--mode", "enforce")
-    machine("policy", "apply", machine.deny_two, "--confirm-within", "10m")
+    machine("policy", "apply", machine.deny_two, "--no-probe", "--confirm-within", "10m")
     assert can_read(machine.one)
     assert not can_read(machine.two)
     machine("policy", "revert")
@@ -146,7 +146,9 @@ def test_a_revert_brings_the_old_policy_back_without_a_gap(machine: Machine) -> 
 
 def test_after_a_missed_deadline_the_old_policy_enforces_again(machine: Machine) -> None:
     machine("policy", "apply", machine.deny_one, "--mode", "enforce")
-    machine.and_be_killed("policy", "apply", machine.deny_two, "--confirm-within", f"{WITHIN}s")
+    machine.and_be_killed(
+        "policy", "apply", machine.deny_two, "--no-probe", "--confirm-within", f"{WITHIN}s"
+    )
     machine.wait_for_deadline()
     assert can_read(machine.one)
     assert can_read(machine.two)
@@ -169,7 +171,7 @@ def test_a_promoted_rule_refuses_at_once_and_a_demoted_one_no_more(
     assert can_read(machine.one)
     machine("rule", "promote", "r1", code=3)
     assert can_read(machine.one), "it has matched in audit since"
-    machine("rule", "promote", "r1", "--force", "--confirm-within", f"{WITHIN}s")
+    machine("rule", "promote", "r1", "--force", "--no-probe", "--confirm-within", f"{WITHIN}s")
     assert not can_read(machine.one)
     machine.wait_for_deadline()
     assert can_read(machine.one)

@@ -186,7 +186,7 @@ def aegisbpf(host: Host, capsys: pytest.CaptureFixture[str]) -> Iterator[Callabl
 
 def bad_policy(tmp_path: Path) -> Path:
     file = tmp_path / "policy.yaml"
-    file.write_text("version: 1\nrules:\n  - {id: r7, path: /etc/shadow, operations: [read]}\n")
+    file.write_text("version: 1\nrules:\n  - {id: r7, path: /etc/passwd, operations: [read]}\n")
     return file
 
 
@@ -204,7 +204,7 @@ def test_who_forces_it_is_brought_back_by_the_probe(
     )
     assert found["error"] == "probe"
     assert "log in" in found["message"]
-    assert can_read(Path("/etc/shadow"))
+    assert can_read(Path("/etc/passwd"))
     assert aegisbpf("policy", "show")["rules"] == 0
     notes = [entry["note"] for entry in aegisbpf("history")["entries"]]
     assert any("the probe failed" in note for note in notes)
@@ -219,8 +219,8 @@ def test_who_forces_it_without_a_probe_is_brought_back_by_the_clock(
     aegisbpf("policy", "apply", file, *words)
     end = time.monotonic() + 60
     with refused():
-        Path("/etc/shadow").read_bytes()
-    while not can_read(Path("/etc/shadow")):  # the kernel's clock, no program of ours
+        Path("/etc/passwd").read_bytes()
+    while not can_read(Path("/etc/passwd")):  # the kernel's clock, no program of ours
         assert time.monotonic() < end
         time.sleep(0.2)
     aegisbpf("policy", "revert", "--if-overdue")
