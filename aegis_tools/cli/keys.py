@@ -68,6 +68,7 @@ def build(parser: argparse.ArgumentParser) -> None:
         "older bundle than the stored ones could then be replayed: use it only when told to.",
         epilog="example: aegisbpf keys reset-serials",
     )
+    command.add_argument("--dry-run", action="store_true", help="say what would be known")
     command.set_defaults(run=reset_serials)
 
 
@@ -189,10 +190,13 @@ def trust(app: App, arguments: argparse.Namespace) -> int:
 
 def reset_serials(app: App, arguments: argparse.Namespace) -> int:
     """Rebuild the record of serials."""
-    del arguments
-    with locked(app.paths.lock, command="keys reset-serials"):
-        state = Store(app.paths).reset_serials()
-        remember(app.paths, "keys reset-serials")
+    if arguments.dry_run:
+        state = Store(app.paths).known_serials()
+    else:
+        with locked(app.paths.lock, command="keys reset-serials"):
+            state = Store(app.paths).reset_serials()
+            remember(app.paths, "keys reset-serials")
     groups = {group: seen.serial for group, seen in state.groups.items()}
-    app.show({"groups": groups}, f"serials known now: {groups or 'none'}")
+    when = "dry run, serials known would be" if arguments.dry_run else "serials known now"
+    app.show({"groups": groups, "dry_run": arguments.dry_run}, f"{when}: {groups or 'none'}")
     return 0

@@ -297,7 +297,8 @@ def _add_links(rules: Rules, links: list[Named], identify: Identify) -> None:
             _add_directory_of_names(rules, parent)
             _add_name(rules, item, parent, name)
         if inode is None:
-            problem = Problem(rule.line, f"{rule.target} leads nowhere yet", False, rule.id)
+            what = "is a loop of symbolic links" if posixpath.islink(real) else "leads nowhere yet"
+            problem = Problem(rule.line, f"{rule.target} {what}", False, rule.id)
             rules.problems.append(problem)
 
 

@@ -224,6 +224,12 @@ class Store:
         Raises:
             StateError: The file cannot be written.
         """
+        state = self.known_serials()
+        self.save_serials(state)
+        return state
+
+    def known_serials(self) -> TrustState:
+        """Return what the known signed policies say of serials."""
         try:
             known = self.records()
         except StateError:
@@ -232,7 +238,6 @@ class Store:
         for record in known:
             if record and record.signed and record.serial > _serial(groups, record.group):
                 groups[record.group] = Seen(record.serial, record.digest)
-        self.save_serials(TrustState(groups))
         return TrustState(groups)
 
     def prune(self, live: Collection[str] = (), keep: int = KEPT) -> list[str]:

@@ -8,7 +8,7 @@ RLIMIT_MEMLOCK up to 5.10, and from key and value sizes alone from 5.11 to 6.3.
 from __future__ import annotations
 
 import contextlib
-import platform
+import os
 import re
 import resource
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def parse_release(release: str) -> tuple[int, int]:
 
 def read_kernel(proc: Path = Path("/proc")) -> Kernel:
     """Return the facts of the running kernel and of this process."""
-    version = parse_release(platform.release())
+    version = parse_release(os.uname().release)
     return Kernel(version, possible_cpus(), version >= BY_CGROUP and _cgroup(proc) not in ("", "/"))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from apply_support import Host, policy_files, signed_bundles
 from kernel_support import NO_LSM, REPOSITORY
 
 from aegis_tools.kernel import loader
@@ -63,3 +64,22 @@ def loaded(pins: Pins) -> Pins:
     sizes = {spec.name: 512 for spec in loader.POLICY_MAPS}
     loader.load(pins, NO_LSM, loader.LoadOptions(capacities=sizes))
     return pins
+
+
+@pytest.fixture
+def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
+    """Return a host on which commands run, with nothing applied."""
+    del loaded
+    return Host(paths, capsys)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Return two files and a policy that denies them."""
+    return policy_files(tmp_path)
+
+
+@pytest.fixture
+def signed(host: Host, files: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """Return keys, and bundles of that policy."""
+    return signed_bundles(host, files, tmp_path)

@@ -15,28 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apply_support import Host, policy_files, signed_bundles
+from apply_support import Host
 
 from aegis_tools.control.live import Live
 from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
-    return policy_files(tmp_path)
-
-
-@pytest.fixture
-def signed(host: Host, files: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    return signed_bundles(host, files, tmp_path)
 
 
 def test_a_plan_changes_nothing_and_the_apply_does_what_it_said(host: Host, files: Any) -> None:

@@ -7,27 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apply_support import Host, policy_files, signed_bundles
+from apply_support import Host
 
 from aegis_tools.cli.main import run
-from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
-    return policy_files(tmp_path)
-
-
-@pytest.fixture
-def signed(host: Host, files: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    return signed_bundles(host, files, tmp_path)
 
 
 def test_a_rollback_to_an_unsigned_policy_is_refused_where_keys_are_trusted(
@@ -198,3 +180,13 @@ def test_two_policies_signed_one_after_the_other_can_both_be_applied(
     for number in range(3):
         plan = host("policy", "apply", tmp_path / f"{number}.bundle")["plan"]
         assert not any("leaps" in problem["message"] for problem in plan["problems"])
+
+
+def test_a_dry_run_of_reset_serials_says_what_would_be_known_and_writes_nothing(
+    host: Host, signed: Any
+) -> None:
+    host("policy", "apply", signed["two"])
+    host.paths.serials.write_text("damaged")
+    assert host("keys", "reset-serials", "--dry-run")["groups"] == {"default": 2}
+    assert host.paths.serials.read_text() == "damaged"
+    assert host("keys", "reset-serials")["groups"] == {"default": 2}

@@ -349,5 +349,14 @@ def test_a_link_also_denies_what_it_leads_to(identifier: Identifier, tmp_path: P
     assert "leads nowhere" in rules.problems[0].message
 
 
+def test_a_link_that_leads_to_itself_is_called_a_loop(
+    identifier: Identifier, tmp_path: Path
+) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    rules = resolve(Policy((path_rule(f"{tmp_path}/one"),)), identifier, {}, now=0)
+    assert "is a loop" in rules.problems[0].message
+
+
 def test_an_entry_without_operations_denies_nothing() -> None:
     assert not any(FILE_ENTRY.unpack(file_entry(uid_key("n"), Op(0)))[:4])
