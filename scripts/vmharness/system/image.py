@@ -119,10 +119,8 @@ def _build(temporary: Path, environment: Mapping[str, str]) -> Path:
     run(["sfdisk", "--quiet", str(raw)], stdin=recipe.partition_table())
     offset = recipe.FIRST_SECTOR * recipe.SECTOR
     options = f"offset={offset},lazy_itable_init=0,lazy_journal_init=0"
-    run(
-        ["mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-d", str(tree), "-E", options]
-        + [str(raw), f"{recipe.filesystem_kib()}k"]
-    )
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-d", str(tree), "-E", options]
+    run([*command, str(raw), f"{recipe.filesystem_kib()}k"])
     _install_grub(tree, raw, temporary / "console")
     run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(disk)])
     say(f"a disk that boots by itself after {time.monotonic() - started:.0f} s")

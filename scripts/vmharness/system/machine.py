@@ -38,12 +38,17 @@ class Done:
         return json.loads(self.stdout)
 
 
-class Failed(AssertionError):
+class CommandError(AssertionError):
     """A command in the machine ended with another status than 0; says all that it printed."""
 
     def __init__(self, done: Done) -> None:
         super().__init__(f"{done.command}: status {done.status}\n{done.stdout}{done.stderr}")
         self.done = done
+
+
+def with_kernel_arguments(text: str, arguments: str) -> str:
+    """Return a ``grub.cfg`` whose every entry gives the kernel more arguments."""
+    return re.sub(r"(?m)^(\s*linux\s.*)$", lambda match: f"{match[1]} {arguments}", text)
 
 
 class Keys:
@@ -120,7 +125,7 @@ class Machine:
             seconds: How long it may take.
 
         Raises:
-            Failed: Its status is not 0; 255 is also what a failed login gives.
+            CommandError: Its status is not 0; 255 is also what a failed login gives.
             HarnessError: It took too long.
         """
         data = stdin.encode() if isinstance(stdin, str) else stdin
@@ -138,7 +143,7 @@ class Machine:
         out, err = (part.decode("utf-8", "replace") for part in (ended.stdout, ended.stderr))
         done = Done(command, ended.returncode, out, err)
         if check and done.status:
-            raise Failed(done)
+            raise CommandError(done)
         return done
 
     def aegis(self, *words: str, **options: Any) -> Any:
@@ -230,7 +235,7 @@ class Machine:
         self.agent.run("/bin/systemctl", "start", "--no-block", "systemd-suspend.service")
         self._status("suspended")
         time.sleep(seconds)
-        self.qemu.qmp.ask("system_wakeup")
+        self.qemu.ask("system_wakeup")
         self._status("running")
         self.agent.wait(COMMAND_SECONDS)
 
@@ -259,7 +264,7 @@ class Machine:
         self.close()
         end = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < end:
-            with contextlib.suppress(HarnessError, Failed):
+            with contextlib.suppress(HarnessError, CommandError):
                 if self.can_login() and self.boot_id() != before:
                     return
             # A connection of the last boot would answer for that one.
@@ -269,15 +274,14 @@ class Machine:
         raise HarnessError(f"sshd lets nobody in {BOOT_SECONDS:g} s after a boot", detail=tail)
 
     def _once(self, arguments: str) -> None:
-        text = self.get(GRUB_CONFIGURATION)
+        text = with_kernel_arguments(self.get(GRUB_CONFIGURATION), arguments)
         self.run(f"cp -a {GRUB_CONFIGURATION} {GRUB_CONFIGURATION}.aegis")
-        lines = re.sub(r"(?m)^(\s*linux\s.*)$", lambda match: f"{match[1]} {arguments}", text)
-        self.put(GRUB_CONFIGURATION, lines, mode=0o600)
+        self.put(GRUB_CONFIGURATION, text, mode=0o600)
         self.run("sync")
 
     def _status(self, wanted: str) -> None:
         end = time.monotonic() + COMMAND_SECONDS
-        while self.qemu.qmp.ask("query-status")["status"] != wanted:
+        while self.qemu.ask("query-status")["status"] != wanted:
             if time.monotonic() > end:
                 raise HarnessError(f"the machine is not {wanted} after {COMMAND_SECONDS:g} s")
             time.sleep(0.1)

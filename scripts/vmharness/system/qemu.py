@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 from vmharness.kernels import HarnessError
 from vmharness.system import image
-from vmharness.system.wire import Agent, open_qmp
+from vmharness.system.wire import Agent, Wire, open_qmp
 
 MEMORY_MIB = 2048
 CPUS = 2
@@ -68,6 +67,7 @@ class Qemu:
         self.state = state
         self.disk = disk or self.folder / "disk.qcow2"
         self.process: subprocess.Popen[bytes] | None = None
+        self.qmp: Wire | None = None
         self.agent = Agent(self.folder / "agent")
         overlay(backing, self.disk)
 
@@ -114,9 +114,10 @@ class Qemu:
 
     def kill(self) -> None:
         """End the emulator at once, as if the power went."""
+        if self.qmp:
+            self.qmp.close()
+            self.qmp = None
         if self.process:
-            with contextlib.suppress(AttributeError):
-                self.qmp.close()
             self.process.kill()
             self.process.wait()
             self.process = None
@@ -137,9 +138,15 @@ class Qemu:
         pattern = rf"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{guest_port}\s"
         return int(re.findall(pattern, self.monitor("info usernet"))[-1])
 
+    def ask(self, name: str, **arguments: Any) -> Any:
+        """Send a QMP request and return its answer."""
+        if self.qmp is None:
+            raise HarnessError(f"{name}: the machine is off")
+        return self.qmp.ask(name, **arguments)
+
     def monitor(self, line: str) -> str:
         """Run a command of QEMU's human monitor."""
-        return str(self.qmp.ask("human-monitor-command", **{"command-line": line}))
+        return str(self.ask("human-monitor-command", **{"command-line": line}))
 
     def console(self) -> str:
         """Return what the machine wrote to its serial line."""
@@ -147,22 +154,22 @@ class Qemu:
 
     def store(self, state: Path) -> None:
         """Write memory and devices to a file; the disk stays as it is at this instant."""
-        self.qmp.ask("stop")
+        self.ask("stop")
         self._migrate("migrate", uri=f"exec:cat > {state}")
-        self.qmp.ask("quit")
+        self.ask("quit")
         if self.process:
             self.process.wait(START_SECONDS)
 
     def _restore(self, state: Path) -> None:
         self._migrate("migrate-incoming", uri=f"exec:cat {state}")
-        self.qmp.ask("cont")
+        self.ask("cont")
 
     def _migrate(self, name: str, **options: Any) -> None:
-        self.qmp.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-        self.qmp.ask(name, **options)
+        self.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+        self.ask(name, **options)
         end = time.monotonic() + MIGRATE_SECONDS
         while time.monotonic() < end:
-            answer = self.qmp.ask("query-migrate")
+            answer = self.ask("query-migrate")
             if answer.get("status") == "completed":
                 return
             if answer.get("status") in ("failed", "cancelled"):

@@ -27,7 +27,11 @@ class Wire:
     def __init__(self, path: Path, seconds: float = SECONDS) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(seconds)
-        self.socket.connect(str(path))
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
         self.rest = b""
 
     def close(self) -> None:
@@ -72,8 +76,12 @@ class Wire:
 def open_qmp(path: Path, seconds: float = SECONDS) -> Wire:
     """Return QEMU's control socket, ready for commands."""
     wire = Wire(path, seconds)
-    wire.read()
-    wire.ask("qmp_capabilities")
+    try:
+        wire.read()
+        wire.ask("qmp_capabilities")
+    except BaseException:
+        wire.close()
+        raise
     return wire
 
 
@@ -89,7 +97,10 @@ class Agent:
 
     def ask(self, name: str, *, seconds: float = SECONDS, **arguments: Any) -> Any:
         """Send one request, over a connection of its own, and return its answer."""
-        wire = Wire(self.path, seconds)
+        try:
+            wire = Wire(self.path, seconds)
+        except OSError as error:
+            raise HarnessError(f"the machine has no guest agent ({error})") from None
         try:
             number = int.from_bytes(os.urandom(4), "big")
             # What an interrupted request has left behind is thrown away up to our number.
