@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 from vmharness.system.machine import Keys, Machine
 from vmharness.system.qemu import Qemu
-from vmharness.system.snapshot import Snapshot, ready
+from vmharness.system.snapshot import Snapshot, loaded, ready
 
 HERE = Path(__file__).parent
+STORED = {make: cache(partial(make, os.environ)) for make in (ready, loaded)}
+"""Found once a run, so that a file that is edited meanwhile changes nothing."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -28,23 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
 
 
 @pytest.fixture(scope="session")
-def snapshot() -> Snapshot:
-    """Return the machine that every test starts from; made first where the cache has none."""
-    return ready(os.environ)
-
-
-@pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """Return this run's SSH key."""
     return Keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
-def another(snapshot: Snapshot, keys: Keys) -> Iterator[Callable[[], Machine]]:
-    """Return what starts one more machine; all of them end with the test."""
+def another(keys: Keys) -> Iterator[Callable[[Snapshot], Machine]]:
+    """Return what starts one more machine from a snapshot; all of them end with the test."""
     with ExitStack() as stack:
 
-        def start() -> Machine:
+        def start(snapshot: Snapshot) -> Machine:
             machine = Machine(stack.enter_context(Qemu(snapshot.disk, state=snapshot.state)), keys)
             stack.callback(machine.close)
             machine.open()
@@ -54,6 +51,12 @@ def another(snapshot: Snapshot, keys: Keys) -> Iterator[Callable[[], Machine]]:
 
 
 @pytest.fixture
-def machine(another: Callable[[], Machine]) -> Machine:
+def machine(another: Callable[[Snapshot], Machine]) -> Machine:
     """Return a whole system: booted, with our program installed, nothing loaded."""
-    return another()
+    return another(STORED[ready]())
+
+
+@pytest.fixture
+def loaded_machine(another: Callable[[Snapshot], Machine]) -> Machine:
+    """Return one where ``aegisbpf load`` has been run: in audit, without a policy."""
+    return another(STORED[loaded]())

@@ -21,10 +21,10 @@ def test_a_host_that_grub_booted_is_healthy_once_loaded(machine: Machine) -> Non
     assert checks["lsm-active"] is checks["working"] is True
 
 
-def test_a_policy_refuses_in_enforce_only_and_reset_ends_it(machine: Machine) -> None:
+def test_a_policy_refuses_in_enforce_only_and_reset_ends_it(loaded_machine: Machine) -> None:
+    machine = loaded_machine
     machine.put("/srv/secret", "secret\n")
     machine.put("/etc/aegisbpf/policy.conf", POLICY)
-    machine.aegis("load")
 
     machine.aegis("policy", "apply", "/etc/aegisbpf/policy.conf", "--allow-unsigned")
     assert machine.run("cat /srv/secret", new=True).stdout == "secret\n"
