@@ -7,10 +7,12 @@ snapshot that has booted, with this checkout in /opt/aegis and nothing loaded.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from vmharness.system.machine import Keys, Machine
@@ -28,6 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
         if HERE in item.path.parents:
             item.add_marker("system")
     yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_as_if_interrupted() -> Iterator[None]:
+    """Let SIGTERM, too, end the machines first."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
