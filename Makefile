@@ -9,16 +9,17 @@ VENV := .venv
 RESULTS := build/results
 KERNELS := 5.10 6.1 6.12 7.2
 
-.PHONY: help bootstrap bpf check demo test unit kernel vm fmt clean
+.PHONY: help bootstrap bpf check demo test unit kernel vm system fmt clean
 
 help:
 	@printf '%s\n' \
 	    'make demo    the main job, on a kernel of its own, in about two minutes' \
-	    'make test    everything: linters, unit, kernel and machine tests' \
+	    'make test    everything: linters, unit, kernel, machine and system tests' \
 	    'make check   linters and types, in under a minute' \
 	    'make unit    tests that need no privilege' \
 	    'make kernel  tests on the maps of this kernel (root)' \
 	    'make vm      tests in virtual machines (KERNELS="6.1 7.2" for some)' \
+	    'make system  tests on whole systems: systemd, sshd, GRUB (root)' \
 	    'make bpf     the BPF objects' \
 	    'make fmt     format Python and C' \
 	    'make clean   remove what was built; the kernel cache stays'
@@ -35,11 +36,11 @@ demo: bootstrap
 check: bootstrap
 	@$(VENV)/bin/python scripts/check
 
-unit kernel vm: bootstrap bpf
+unit kernel vm system: bootstrap bpf
 	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" $@
 
 test: bootstrap bpf
-	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm
+	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm system
 
 .PHONY: bench
 bench: bootstrap bpf  ## figures as ratios; the hooks' need a machine: see docs/performance.md

@@ -17,6 +17,10 @@ from aegis_tools.agent.pipeline import Pipeline
 from aegis_tools.kernel.ringbuf import RingBuffer
 
 BATCH = 512
+SMALL = 64
+"""A batch of fewer events is followed by a pause, so that there are more of them in the next."""
+PAUSE = 0.04
+"""Seconds; the smallest ring holds the events of a hundred thousand a second for not much longer."""
 _TICK = 1.0
 _GRACE = 0.5
 
@@ -110,8 +114,8 @@ class Stream:
         following = 0.0
         while not self._stop:
             self._wait(max(0.0, min(_TICK, following - time.monotonic())))
-            if not self._pass_on() and self._ring.pending:
-                time.sleep(0.001)  # the kernel is still writing the next one, or nobody reads
+            if self._pass_on() < SMALL:
+                self._gather()
             if time.monotonic() >= following:
                 self._pipeline.tick()
                 self._tick()
@@ -120,6 +124,12 @@ class Stream:
         while self._pass_on() and time.monotonic() < end:
             pass
         self._tick()
+
+    def _gather(self) -> None:
+        """Leave single events a moment to become a batch: being woken costs more than an event."""
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        poll.poll(PAUSE * 1000)
 
     def _wait(self, seconds: float) -> None:
         poll = select.poll()

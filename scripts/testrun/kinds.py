@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SYSTEM_TESTS = REPOSITORY / "tests" / "system"
 MACHINE_SECONDS = 1800
 MACHINE_MIB = 2048
 """What scripts/vm gives a machine by default."""
@@ -30,7 +31,7 @@ class Job(NamedTuple):
     quiet: bool = False
 
 
-KINDS = ("check", "unit", "kernel", "vm")
+KINDS = ("check", "unit", "kernel", "vm", "system")
 
 
 def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
@@ -41,14 +42,25 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
     if kind == "check":
         return [Job(kind, (python, "scripts/check", f"--junit={file}"), file)]
     if kind == "unit":
-        return [Job(kind, (*pytest, "-m", "not kernel and not vm"), file)]
+        return [Job(kind, (*pytest, "-m", "not kernel and not vm and not system"), file)]
     if kind == "kernel":
         return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file)]
+    if kind == "system":
+        return [system_job(path, results) for path in sorted(SYSTEM_TESTS.glob("test_*.py"))]
     vm = (python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}")
     return [
         Job(f"vm {name}", (*vm, "--kernel", name), results / f"vm-{name}.xml", quiet=True)
         for name in kernels
     ]
+
+
+def system_job(path: Path, results: Path) -> Job:
+    """Return the command that runs one file of tests/system; each test starts its machine."""
+    name = path.stem.removeprefix("test_")
+    file = results / f"system-{name}.xml"
+    pytest = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}")
+    argv = (*pytest, "-m", "system", str(path.relative_to(REPOSITORY)))
+    return Job(f"system {name}", argv, file, quiet=True)
 
 
 def machines_at_once(memory_mib: int, cores: int) -> int:

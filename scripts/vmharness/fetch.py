@@ -107,13 +107,13 @@ class Apt:
         if os.geteuid() == 0:
             # apt's own user cannot write below a cache that is root's.
             settings["APT::Sandbox::User"] = "root"
-        host = [line for line in _host_settings(environment) if "Languages" not in line]
+        host = [line for line in host_settings(environment) if "Languages" not in line]
         ours = [f'{name} "{value}";' for name, value in settings.items()]
         (folder / "apt.conf").write_text("\n".join([*host, *ours, ""]), encoding="utf-8")
 
     def update(self, kernels: Sequence[Kernel]) -> None:
         """Read the package lists of the kernels' suites; signatures are always checked."""
-        mirrors = sources.choose(_host_entries(), self.environment)
+        mirrors = sources.choose(host_entries(), self.environment)
         text = sources.render(kernels, mirrors, KEYRING)
         (self.folder / "sources.list").write_text(text, encoding="utf-8")
         run = _run(["apt-get", "--quiet", "--error-on=any", "update"], self.environment)
@@ -186,7 +186,8 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _host_entries() -> list[sources.Entry]:
+def host_entries() -> list[sources.Entry]:
+    """Return the archives of the host's own apt."""
     etc = Path("/etc/apt")
     entries = []
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
@@ -197,7 +198,8 @@ def _host_entries() -> list[sources.Entry]:
     return entries
 
 
-def _host_settings(environment: Mapping[str, str]) -> list[str]:
+def host_settings(environment: Mapping[str, str]) -> list[str]:
+    """Return the host's apt settings on how to reach an archive, as ``apt.conf`` lines."""
     run = _checked(["apt-config", "dump"], {**environment, "LC_ALL": "C"})
     wanted = ("Acquire::http", "Acquire::ftp", "Acquire::Check-", "Acquire::Retries")
     return [line for line in run.stdout.splitlines() if line.startswith(wanted)]

@@ -101,9 +101,13 @@ def choose(entries: Iterable[Entry], environment: Mapping[str, str]) -> Mirrors:
 
 def render(kernels: Iterable[Kernel], mirrors: Mirrors, keyring: str) -> str:
     """Write the private ``sources.list`` for these kernels' suites."""
-    suites = dict.fromkeys(suite for kernel in kernels for suite in kernel.suites)
+    return render_suites((suite for kernel in kernels for suite in kernel.suites), mirrors, keyring)
+
+
+def render_suites(suites: Iterable[str], mirrors: Mirrors, keyring: str) -> str:
+    """Write a ``sources.list`` for suites; those of an unknown archive are left out."""
     lines = []
-    for suite in suites:
+    for suite in dict.fromkeys(suites):
         uri = mirrors.security if suite.endswith("-security") else mirrors.main
         if uri is not None:
             lines.append(f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} main\n")

@@ -1,0 +1,76 @@
+"""Tests of this folder each get a whole system of their own, in a few seconds.
+
+They run on the host as root and reach the machine as an operator would; the machine starts from a
+snapshot that has booted, with this checkout in /opt/aegis and nothing loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from vmharness.system.machine import Keys, Machine
+from vmharness.system.qemu import Qemu
+from vmharness.system.snapshot import Snapshot, loaded, ready
+
+HERE = Path(__file__).parent
+STORED = {make: cache(partial(make, os.environ)) for make in (ready, loaded)}
+"""Found once a run, so that a file that is edited meanwhile changes nothing."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("system")
+    yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_as_if_interrupted() -> Iterator[None]:
+    """Let SIGTERM, too, end the machines first."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """Return this run's SSH key."""
+    return Keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def another(keys: Keys) -> Iterator[Callable[[Snapshot], Machine]]:
+    """Return what starts one more machine from a snapshot; all of them end with the test."""
+    with ExitStack() as stack:
+
+        def start(snapshot: Snapshot) -> Machine:
+            machine = Machine(stack.enter_context(Qemu(snapshot.disk, state=snapshot.state)), keys)
+            stack.callback(machine.close)
+            machine.open()
+            return machine
+
+        yield start
+
+
+@pytest.fixture
+def machine(another: Callable[[Snapshot], Machine]) -> Machine:
+    """Return a whole system: booted, with our program installed, nothing loaded."""
+    return another(STORED[ready]())
+
+
+@pytest.fixture
+def loaded_machine(another: Callable[[Snapshot], Machine]) -> Machine:
+    """Return one where ``aegisbpf load`` has been run: in audit, without a policy."""
+    return another(STORED[loaded]())
