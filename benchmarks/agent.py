@@ -66,14 +66,14 @@ class Used(NamedTuple):
 @contextmanager
 def agent(box: Sandbox) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """Run the agent as a service manager does; yield it with the seconds from start to ready."""
-    path = str(box.folder / "notify")
+    path = box.folder / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(path)
+        listener.bind(str(path))
         listener.settimeout(60)
         began = time.perf_counter()
         process = subprocess.Popen(
             box.command("run", "--audit"), cwd=REPOSITORY, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env={**box.environment, "NOTIFY_SOCKET": path},
+            stderr=subprocess.DEVNULL, env={**box.environment, "NOTIFY_SOCKET": str(path)},
         )  # fmt: skip
         try:
             while b"READY=1" not in listener.recv(4096).split(b"\n"):
@@ -82,16 +82,14 @@ def agent(box: Sandbox) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
         finally:
             process.terminate()
             process.wait(30)
-            os.unlink(path)
+            path.unlink()
 
 
 @contextmanager
 def bare(box: Sandbox) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """Run a process that only reads the ring."""
     command = [sys.executable, "-c", _BARE, str(box.pins.path("maps", "events"))]
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, env=box.environment
-    )
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, env=box.environment)
     try:
         assert process.stdout is not None
         if not process.stdout.readline():
@@ -218,10 +216,10 @@ def decode(box: Sandbox, live: Live, files: Sequence[Path], wanted: int) -> floa
 def dumps(box: Sandbox, wanted: int) -> float:
     """Return the processor seconds that json.dumps alone takes for a dict like an event's."""
     event = {
-        "time": "2026-01-01T00:00:00.000000000Z", "host": "web1", "action": "AUDIT", "rule": "path:/srv/x",
-        "bundle": "ab" * 32, "signers": ["ops"], "operation": "read", "reason": "audit-mode",
-        "path": str(box.folder), "pid": 1, "tid": 1, "ppid": 1, "uid": 0, "gid": 0,
-        "comm": "python3", "parent_comm": "bash", "cgroup": "/system.slice/x.service",
+        "time": "2026-01-01T00:00:00.000000000Z", "host": "web1", "action": "AUDIT",
+        "rule": "path:/srv/x", "bundle": "ab" * 32, "signers": ["ops"], "operation": "read",
+        "reason": "audit-mode", "path": str(box.folder), "pid": 1, "tid": 1, "ppid": 1, "uid": 0,
+        "gid": 0, "comm": "python3", "parent_comm": "bash", "cgroup": "/system.slice/x.service",
         "unit": "x.service", "exe": sys.executable, "hook": "syscall", "ino": 1, "dev": "0:1",
     }  # fmt: skip
     began = time.process_time()

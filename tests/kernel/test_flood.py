@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -117,21 +116,23 @@ def test_a_flood_leaves_memory_flat_and_no_event_uncounted(
     assert f"{found[Stat.RINGBUF_DROPS]} dropped meanwhile".encode() in err
 
 
-def test_the_heartbeat_goes_on_in_a_flood_and_counts_what_was_told(
+def test_the_heartbeat_goes_on_in_a_flood_and_adds_up(
     paths: Paths, folder: Path, agent: subprocess.Popen[bytes]
 ) -> None:
-    process = storm(folder, files=FILES, opens=OPENS, names=False)
-    seen = []
-    while process.poll() is None:
-        if (found := read_heartbeat(paths)) is not None:
-            seen.append((found["updated_boot_ns"], found["events"]))
-        time.sleep(0.05)
-    process.communicate()
-    assert len(set(seen)) > 1
-    assert seen == sorted(seen)
-    deadline = time.monotonic() + 20
-    while (last := read_heartbeat(paths)) is None or last["lag_seconds"] < 0 or last["held"] < 0:
-        assert time.monotonic() < deadline
+    beats = []
+    for _ in range(50):  # of storms, until there have been some beats
+        process = storm(folder, files=FILES, opens=OPENS // 4, names=False)
+        while process.poll() is None:
+            beats.append(read_heartbeat(paths))
+            time.sleep(0.05)
+        process.communicate()
+        times = {beat["updated_boot_ns"] for beat in beats if beat}
+        if len(times) > 3:
+            break
+    assert len(times) > 3
+    last = [beat for beat in beats if beat][-1]
     assert last["pid"] == agent.pid
+    assert last["events"] > 0
     assert last["events"] == last["written"] + last["folded"] + last["undecodable"]
-    assert last["undecodable"] == 0
+    assert (last["undecodable"], last["starts_in_window"]) == (0, 1)
+    assert 0 <= last["lag_seconds"] < 60
