@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import measure
+from benchmarks import agent, measure, process
 
 TIMES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=30)
 
@@ -81,3 +84,55 @@ def test_the_table_shows_every_column(capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["rules", "ratio", "other"]
     assert lines[2].split() == ["inode", "1.00", "-"]
+
+
+SMAPS = """\
+55d0c0a00000-55d0c0c00000 r-xp 00000000 fe:00 1234                       /usr/bin/python3.11
+Size:               2048 kB
+Rss:                1000 kB
+Pss:                 500 kB
+7f0000000000-7f0000200000 rw-p 00000000 00:00 0 
+Rss:                 300 kB
+7f0000200000-7f0000301000 r--s 00001000 00:0e 9                          anon_inode:bpf-map
+Rss:                1028 kB
+VmFlags: rd sh mr
+7f0000301000-7f0000302000 rw-s 00000000 00:0e 9                          anon_inode:bpf-map
+Rss:                   4 kB
+7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0                          [stack]
+Rss:                  40 kB
+"""
+
+
+def test_the_ring_s_pages_are_told_apart() -> None:
+    assert process.parse_smaps(SMAPS.splitlines(keepends=True)) == process.Resident(1340, 1032)
+
+
+def test_the_processor_time_of_a_process_is_its_own() -> None:
+    before = process.cpu_seconds(os.getpid())
+    while time.process_time() - before < 0.01:
+        pass
+    assert process.cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.005)
+
+
+def test_memory_and_time_of_a_process_that_is_gone_are_an_error() -> None:
+    with pytest.raises(OSError, match=r"\[Errno"):
+        process.resident(2**22 + 1)
+    with pytest.raises(OSError, match=r"\[Errno"):
+        process.cpu_seconds(2**22 + 1)
+
+
+def test_opens_come_at_the_pace_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.touch()
+    assert 1 <= agent.touch_evenly([path], 100, 0.2) <= 20
+    assert agent.touch_evenly([path], 0, 0.0) == 0
+
+
+def test_the_agent_s_row_has_its_ratio_round_by_round() -> None:
+    used = [agent.Used(0.02, 20480, 1028, 1000.0), agent.Used(0.01, 20480, 1028, 1000.0)]
+    base = [agent.Used(0.01, 9000, 1028, 1000.0), agent.Used(0.005, 9000, 1028, 1000.0)]
+    row = agent.load_row("x", 1000, used, base)
+    assert row["to_bare"] == {"median": 2.0, "min": 2.0, "max": 2.0, "rounds": 2}
+    assert row["met"]
+    assert not agent.load_row("x", 1000, [used[0]._replace(own=40 << 10)], base[:1])["met"]
+    assert not agent.load_row("x", 1000, [used[0]], base[:1])["met"]
