@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from aegis_tools.control.footprint import (
     MapMemory,
     Sizes,
+    hash_memory,
     shared_memory,
     slot_memory,
+    trie_memory,
 )
 from aegis_tools.control.live import Live
 from aegis_tools.kernel.accounting import BY_CGROUP, Code, Kernel, code_of, memlock
-from aegis_tools.kernel.layout import POLICY_MAPS
+from aegis_tools.kernel.layout import POLICY_MAPS, SPECS
 from aegis_tools.kernel.pins import Pins
 
 CLOSE = 0.05
@@ -110,7 +112,7 @@ def verify(live: Live, kernel: Kernel, entries: Mapping[str, int] | None = None)
         entries = dict(zip((s.name for s in POLICY_MAPS), live.info().entries, strict=False))
     hits, survival = (live.map(name).count() for name in ("rule_hits", "survival_allowlist"))
     predicted = [
-        *slot_memory(entries, sizes.capacities, kernel),
+        *(_existing(live, m, kernel) for m in slot_memory(entries, sizes.capacities, kernel)),
         *shared_memory(sizes, hits, survival, kernel),
     ]
     meaning = "full" if kernel.version < BY_CGROUP else "estimate"
@@ -119,6 +121,16 @@ def verify(live: Live, kernel: Kernel, entries: Mapping[str, int] | None = None)
         read_code(live.pins),
         "use" if kernel.tells_use else meaning,
     )
+
+
+def _existing(live: Live, memory: MapMemory, kernel: Kernel) -> MapMemory:
+    """Return what a map without entries takes where there is one: a commit of nothing leaves it."""
+    inner = None if memory.entries else live.inner(memory.name)
+    if inner is None:
+        return memory
+    with inner:
+        of_kind = trie_memory if SPECS[memory.name].lpm else hash_memory
+        return of_kind(SPECS[memory.name], 0, memory.capacity, kernel)
 
 
 def _accounted(live: Live, memory: MapMemory) -> int:
