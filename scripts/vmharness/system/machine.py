@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shlex
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ LOGIN_SECONDS = 60.0
 BOOT_SECONDS = 400.0
 COMMAND_SECONDS = 180.0
 SSH_FAILED = 255
+READ_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 GRUB_CONFIGURATION = "/boot/grub/grub.cfg"
 
 
@@ -188,12 +189,7 @@ class Machine:
         Raises:
             HarnessError: None has in ``seconds``; says what the machine's console shows.
         """
-        end = time.monotonic() + seconds
-        while not self.can_login():
-            if time.monotonic() > end:
-                tail = "\n".join(self.qemu.console().splitlines()[-30:])
-                raise HarnessError(f"sshd lets nobody in after {seconds:g} s", detail=tail)
-            time.sleep(0.2)
+        self._wait(self.can_login, seconds)
 
     # Power, time
 
@@ -225,7 +221,7 @@ class Machine:
 
     def boot_id(self) -> str:
         """Return what names this boot."""
-        return self.run("cat /proc/sys/kernel/random/boot_id").stdout.strip()
+        return self.run(READ_BOOT_ID).stdout.strip()
 
     def suspend(self, seconds: float) -> None:
         """Suspend to RAM for at least ``seconds``, then wake up by the power button.
@@ -263,16 +259,28 @@ class Machine:
 
     def _booted(self, before: str) -> None:
         self.close()
-        end = time.monotonic() + BOOT_SECONDS
-        while time.monotonic() < end:
-            with contextlib.suppress(HarnessError, CommandError):
-                if self.can_login() and self.boot_id() != before:
-                    return
-            # A connection of the last boot would answer for that one.
-            self.close()
+
+        def up(*, seconds: float) -> bool:
+            try:
+                done = self.run(READ_BOOT_ID, check=False, new=True, seconds=seconds)
+            except HarnessError:
+                return False
+            return done.status == 0 and done.stdout.strip() != before
+
+        self._wait(up, BOOT_SECONDS)
+
+    def _wait(self, attempt: Callable[..., bool], seconds: float) -> None:
+        """Try again and again, for longer each time.
+
+        What goes to a machine that is not up yet is never answered, and one that is busy answers
+        late.
+        """
+        begun = time.monotonic()
+        while not attempt(seconds=3 + (time.monotonic() - begun) / 4):
+            if time.monotonic() - begun > seconds:
+                tail = "\n".join(self.qemu.console().splitlines()[-30:])
+                raise HarnessError(f"sshd lets nobody in after {seconds:g} s", detail=tail)
             time.sleep(0.2)
-        tail = "\n".join(self.qemu.console().splitlines()[-30:])
-        raise HarnessError(f"sshd lets nobody in {BOOT_SECONDS:g} s after a boot", detail=tail)
 
     def _once(self, arguments: str) -> None:
         text = with_kernel_arguments(self.get(GRUB_CONFIGURATION), arguments)
