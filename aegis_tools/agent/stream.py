@@ -19,8 +19,8 @@ from aegis_tools.kernel.ringbuf import RingBuffer
 BATCH = 512
 SMALL = 64
 """A batch of fewer events is followed by a pause, so that there are more of them in the next."""
-PAUSE = 0.04
-"""Seconds; the smallest ring holds the events of a hundred thousand a second for not much longer."""
+PAUSE_MS, PAUSES = 10, 5
+"""Milliseconds of a pause, and how many there are at most while the ring is not filling up."""
 _TICK = 1.0
 _GRACE = 0.5
 
@@ -129,7 +129,9 @@ class Stream:
         """Leave single events a moment to become a batch: being woken costs more than an event."""
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
-        poll.poll(PAUSE * 1000)
+        for _ in range(PAUSES):
+            if poll.poll(PAUSE_MS) or self._ring.pending > self._ring.size // 4:
+                return
 
     def _wait(self, seconds: float) -> None:
         poll = select.poll()

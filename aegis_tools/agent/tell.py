@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from typing import TextIO
 
 ERROR, WARNING, NOTICE, DEBUG = 3, 4, 5, 7
 """Priorities of syslog(3)."""
@@ -12,10 +13,10 @@ ERROR, WARNING, NOTICE, DEBUG = 3, 4, 5, 7
 Tell = Callable[[int, str], None]
 
 
-def is_journal(environment: Mapping[str, str], fd: int) -> bool:
-    """Return whether a descriptor leads to the journal: ``JOURNAL_STREAM`` is its device:inode."""
+def is_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
+    """Return whether a stream leads to the journal: ``JOURNAL_STREAM`` is its device:inode."""
     with contextlib.suppress(OSError):
-        found = os.fstat(fd)
+        found = os.fstat(stream.fileno())
         return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
     return False
 

@@ -102,7 +102,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     check(arguments)
     rate = None if arguments.event_sample_rate is None else parse_rate(arguments.event_sample_rate)
     pins = Pins(app.paths.pins)
-    journal = is_journal(os.environ, app.err.fileno())
+    journal = is_journal(os.environ, app.err)
     tell = teller(app.note, journal=journal, verbose=app.verbose)
     with only_reader(app), stop_on_signals() as stop, counted(app, tell) as agent:
         if starts.is_loop(agent.starts) and pins.is_loaded():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -85,9 +86,10 @@ def test_the_journal_is_known_by_the_number_of_its_stream(tmp_path: Path) -> Non
     with (tmp_path / "stream").open("w") as stream:
         found = os.fstat(stream.fileno())
         name = f"{found.st_dev}:{found.st_ino}"
-        assert is_journal({"JOURNAL_STREAM": name}, stream.fileno())
-        assert not is_journal({"JOURNAL_STREAM": "1:2"}, stream.fileno())
-        assert not is_journal({}, stream.fileno())
+        assert is_journal({"JOURNAL_STREAM": name}, stream)
+        assert not is_journal({"JOURNAL_STREAM": "1:2"}, stream)
+        assert not is_journal({}, stream)
+    assert not is_journal({"JOURNAL_STREAM": "1:2"}, io.StringIO())
 
 
 def test_a_heartbeat_is_read_as_it_was_written(paths: Paths) -> None:
