@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from battery import Host, Mode, can_read, file_rule, refused, touch
+from battery import Host, Mode, can_read, file_rule, refused, searched_once, touch
 
 from aegis_tools.cli.main import run
+from aegis_tools.paths import Paths
 
 Command = Callable[..., None]
 
 
 @pytest.fixture
-def aegisbpf(host: Host, tmp_path: Path) -> Command:
+def aegisbpf(host: Host, tmp_path: Path) -> Iterator[Command]:
     """Return the program, with its state below a temporary root and the pins of the host."""
     root = tmp_path / "root"
     pins = root / "sys/fs/bpf/aegis"
@@ -25,7 +26,8 @@ def aegisbpf(host: Host, tmp_path: Path) -> Command:
     def command(*argv: str | Path, code: int = 0) -> None:
         assert run(["--root", str(root), *map(str, argv)]) == code, argv
 
-    return command
+    with searched_once(Paths(root)):
+        yield command
 
 
 def test_a_file_is_refused_from_the_add_on_until_the_del(aegisbpf: Command, place: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from battery import Host, can_read, in_child, refused, touch
+from battery import Host, can_read, in_child, refused, searched_once, touch
 
 from aegis_tools.cli.main import run
 from aegis_tools.control.bootclock import boot_ns
@@ -56,7 +56,7 @@ class Machine(NamedTuple):
 
 
 @pytest.fixture
-def machine(host: Host, tmp_path: Path) -> Machine:
+def machine(host: Host, tmp_path: Path) -> Iterator[Machine]:
     paths = Paths(tmp_path / "root")
     paths.bpffs.mkdir(parents=True)
     paths.pins.symlink_to(host.pins.base)
@@ -67,7 +67,8 @@ def machine(host: Host, tmp_path: Path) -> Machine:
         file.write_text("secret")
         policy.write_text(f"version=1\n[deny_path]\n{file}\n")
         found += [file, policy]
-    return Machine(paths, found[0], found[2], found[1], found[3])
+    with searched_once(paths):
+        yield Machine(paths, found[0], found[2], found[1], found[3])
 
 
 @pytest.fixture
