@@ -231,15 +231,16 @@ def stream_events(
     with ring, contextlib.closing(watch):
         announce(app, live, loaded, tell)
         app.out.flush()
-        while not stop:
+        while True:
             with open_pipeline(app.paths, live, sinks(app, arguments)) as pipeline:
                 watch.status = pipeline.status
                 watch.begin()
                 Stream(ring, pipeline, app.out.fileno(), stop, watch.look).run()
             written += pipeline.events
-            if stop.reload:
-                notifier.reloading()
-                stop.clear()
+            if not stop.reload:
+                break
+            notifier.reloading()
+            stop.clear()
     tell(NOTICE, f"aegisbpf: {written} events written, {watch.dropped} dropped meanwhile")
 
 

@@ -184,7 +184,7 @@ def test_settings_are_read_changed_and_remembered(host: Host) -> None:
         ("config", "set", "enforce-deadline", "5"),
         ("config", "set", "disabled", "yes"),
         ("config", "set", "mode", "strict"),
-        ("run", "--deny-rate-threshold=3"),
+        ("run", "--deny-rate-threshold=-3"),
         ("run", "--enforce-signal=kill"),
         ("run", "--event-sample-rate=3"),
         ("why", "nonsense"),
