@@ -375,7 +375,8 @@ def searched_once(paths: Paths) -> Iterator[None]:
     names = ("needs.json", "needs.index")
     shared = Path("/run/searched-once")
     shared.mkdir(mode=0o700, exist_ok=True)
-    paths.run.mkdir(parents=True, exist_ok=True)
+    for folder in (paths.state, paths.bundles, paths.etc, paths.keys, paths.run):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # their coming is a change, too
     for name in names:
         if (shared / name).exists():
             shutil.copy(shared / name, paths.run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from battery import Host, can_read, refused
+from battery import Host, can_read, refused, searched_once
 
 from aegis_tools.cli.main import run
 from aegis_tools.control.lockout import check
@@ -109,8 +109,9 @@ HARMLESS = [
 @pytest.fixture(scope="module")
 def judge(loaded: Host) -> Iterator[Prove]:
     """Return what puts a rule to this machine, which is searched once."""
-    with Identifier(loaded.pins) as identify:
-        placed = check.search(Paths(Path("/run/lockout-test")), identify)
+    paths = Paths(Path("/run/lockout-test"))
+    with searched_once(paths), Identifier(loaded.pins) as identify:
+        placed = check.search(paths, identify)
         peers = check.peers()
 
         def decide(text: str, ops: Op | None = None) -> list[Refusal]:
@@ -179,7 +180,8 @@ def aegisbpf(host: Host, capsys: pytest.CaptureFixture[str]) -> Iterator[Callabl
         assert result == code, out
         return dict(json.loads(out))
 
-    yield command
+    with searched_once(Paths(root)):
+        yield command
     host.set(DEADLINE=0, MODE=0)
     run(["--root", str(root), "policy", "revert"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aegis_tools.control.lockout.collect import Collector
 from aegis_tools.control.lockout.login import people
-from aegis_tools.control.lockout.model import READ, RUN
+from aegis_tools.control.lockout.model import READ, RUN, WRITE
 from aegis_tools.control.lockout.tree import Tree
 from aegis_tools.paths import Paths
 
@@ -85,8 +85,9 @@ def ourselves(collector: Collector, paths: Paths) -> None:
         collector.read(str(place), why, 15, ("aegisbpf",))
     for place in (paths.state, paths.bundles, paths.run):
         collector.make_in(str(place), ".lockout-proof", why, 15)
+    # By name, whether they are there yet or not: each change puts another file in their place.
     for own_file in (paths.current, paths.history, paths.serials, paths.lock):
-        collector.write(str(own_file), "this program keeps its state in it", 15)
+        collector.add(str(own_file), WRITE, "this program keeps its state in it", (), 15)
     for key in (paths.trust_config, *paths.keys.glob("*.pub")):
         collector.read(str(key), "this program checks signatures with it", 15, ("aegisbpf",))
 
