@@ -56,6 +56,8 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
         raise CommandError(
             f"{name} is not installed", hint=f"install the package that brings {name}"
         ) from None
+    except sh.ForkException as error:  # execve(2) was refused, by a rule of ours perhaps
+        raise CommandError(f"{name} cannot be started", detail=str(error)) from None
     except sh.TimeoutException:
         raise CommandError(
             f"{name} did not finish within {timeout:.0f} s",

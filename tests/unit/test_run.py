@@ -58,6 +58,14 @@ def test_a_program_that_does_not_exist_is_told_of() -> None:
         run(["no-such-program-anywhere"])
 
 
+def test_a_program_that_the_kernel_refuses_to_start_is_told_of(tmp_path: Path) -> None:
+    program = tmp_path / "no-program"
+    program.write_text("neither ELF nor a script")
+    program.chmod(0o755)
+    with pytest.raises(CommandError, match="cannot be started"):
+        run([str(program)])
+
+
 def test_a_program_that_takes_too_long_is_ended() -> None:
     with pytest.raises(CommandError, match="did not finish"):
         run(["sleep", SECONDS], timeout=0.2)

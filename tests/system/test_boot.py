@@ -1,0 +1,61 @@
+"""What a host that was set up once does at boot, with nobody there."""
+
+from __future__ import annotations
+
+import pytest
+from vmharness.system.machine import Machine
+
+SECRET = "/srv/secret"
+OTHER = "/srv/other"
+UNITS = ("aegisbpf-boot.service", "aegisbpf.service")
+POLICY = "/etc/aegisbpf/policy.conf"
+
+
+@pytest.fixture
+def host(loaded_machine: Machine) -> Machine:
+    """Return a host with units installed, and a policy that is enforced."""
+    machine = loaded_machine
+    machine.put(SECRET, "secret\n")
+    machine.put(POLICY, f"version=1\n[deny_path]\n{SECRET}\n")
+    machine.run("aegisbpf service install")
+    machine.aegis("policy", "apply", POLICY)
+    machine.aegis("mode", "enforce")
+    return machine
+
+
+def moment(machine: Machine, unit: str, what: str) -> int:
+    """Return when something of a unit happened, in microseconds since boot."""
+    text = machine.run(f"systemctl show --value --property={what}TimestampMonotonic {unit}").stdout
+    return int(text)
+
+
+def test_what_was_confirmed_is_enforced_before_anybody_is_let_in(host: Machine) -> None:
+    host.put(OTHER, "harmless\n")
+    host.put(POLICY, f"version=1\n[deny_path]\n{OTHER}\n")
+    host.aegis("policy", "apply", POLICY, "--confirm-within", "1h", "--no-probe")
+    assert host.run(f"cat {OTHER}", check=False).status == 1
+
+    host.reboot()
+
+    assert host.run(f"cat {OTHER}").stdout == "harmless\n"
+
+    refused = host.run(f"cat {SECRET}", check=False, new=True)
+    assert (refused.status, "Operation not permitted" in refused.stderr) == (1, True)
+    enforced = moment(host, "aegisbpf-boot.service", "ExecMainExit")
+    assert 0 < enforced < moment(host, "systemd-networkd.service", "ExecMainStart")
+    assert enforced < moment(host, "ssh.service", "ExecMainStart")
+    state = host.run("systemctl is-system-running --wait", check=False).stdout.strip()
+    assert state == "running", host.run("systemctl --failed").stdout
+    assert host.run("systemctl is-active aegisbpf.service").stdout.strip() == "active"
+
+
+def test_a_boot_that_disables_it_leaves_nothing_loaded(host: Machine) -> None:
+    host.reboot("aegisbpf.disable=1")
+
+    assert host.run(f"cat {SECRET}", new=True).stdout == "secret\n"
+    assert not host.run("ls -A /sys/fs/bpf/aegis", check=False).stdout
+    shown = host.run(f"systemctl show --value --property=ActiveState {' '.join(UNITS)}").stdout
+    assert shown.split() == ["inactive"] * len(UNITS)
+    skipped = host.run("journalctl --boot --output=cat --grep 'ConditionKernelCommandLine'").stdout
+    assert len(skipped.splitlines()) >= len(UNITS)
+    assert host.run("systemctl --failed --plain --no-legend").stdout == ""
