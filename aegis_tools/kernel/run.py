@@ -57,7 +57,11 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
             f"{name} is not installed", hint=f"install the package that brings {name}"
         ) from None
     except sh.ForkException as error:  # execve(2) was refused, by a rule of ours perhaps
-        raise CommandError(f"{name} cannot be started", detail=str(error)) from None
+        raise CommandError(
+            f"{name} cannot be started",
+            hint=f"see whether a rule denies it: aegisbpf why {name}",
+            detail=str(error),
+        ) from None
     except sh.TimeoutException:
         raise CommandError(
             f"{name} did not finish within {timeout:.0f} s",
@@ -107,6 +111,12 @@ def stream(argv: Sequence[str]) -> Iterator[int]:
         except sh.CommandNotFound:
             raise CommandError(
                 f"{name} is not installed", hint=f"install the package that brings {name}"
+            ) from None
+        except sh.ForkException as error:
+            raise CommandError(
+                f"{name} cannot be started",
+                hint=f"see whether a rule denies it: aegisbpf why {name}",
+                detail=str(error),
             ) from None
         try:
             yield reader
