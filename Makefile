@@ -47,6 +47,7 @@ bench: bootstrap bpf  ## figures as ratios; the hooks' need a machine: see docs/
 	@$(VENV)/bin/python -m benchmarks.apply --rounds 3
 	@$(VENV)/bin/python -m benchmarks.cold_start
 	@$(VENV)/bin/python -m benchmarks.scrape
+	@$(VENV)/bin/python -m benchmarks.agent
 
 fmt: bootstrap
 	@$(VENV)/bin/python scripts/check --fix
