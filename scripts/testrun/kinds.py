@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SYSTEM_TESTS = REPOSITORY / "tests" / "system"
-MACHINE_SECONDS = 1800
+MACHINE_SECONDS = 2700
 MACHINE_MIB = 2048
 """What scripts/vm gives a machine by default."""
 
