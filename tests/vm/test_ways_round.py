@@ -25,6 +25,7 @@ def secret(place: Path) -> Path:
     path = place / "ruled" / "secret"
     path.parent.mkdir()
     path.write_text("secret")
+    path.chmod(0o755)
     return path
 
 
