@@ -16,6 +16,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define EPERM 1
 #define PROT_EXEC 4
 #define SOCK_STREAM 1
+#define SOCK_RAW 3
 #define MSG_FASTOPEN 0x20000000
 
 static __noinline int finish_file(struct slot *s, struct match *m, struct dentry *dentry,
@@ -256,6 +257,10 @@ static __always_inline int check_net(struct socket *sock, const void *address, _
 	read_address(&sa, address);
 	if (hook == AEGIS_HOOK_CONNECT && sa.family == FAMILY_UNSPEC)
 		return 0; /* ends a connection */
+	/* Such a socket takes it for AF_INET6 (rawv6_sendmsg()). */
+	if (sa.family == FAMILY_UNSPEC && BPF_CORE_READ(sk, sk_type) == SOCK_RAW &&
+	    BPF_CORE_READ(sk, __sk_common.skc_family) == FAMILY_INET6)
+		sa.family = FAMILY_INET6;
 	if (op == AEGIS_OP_EGRESS)
 		read_own(&sa, sk);
 	peer_of(&p, &sa, BPF_CORE_READ(sk, __sk_common.skc_family), BPF_CORE_READ(sk, sk_protocol),

@@ -121,6 +121,8 @@ struct peer {
 #define PROTO_TCP 6
 #define PROTO_UDP 17
 #define PROTO_UDPLITE 136
+#define FAMILY_SMC 43
+#define PROTO_SMC 256
 #define PROTO_MPTCP 262
 
 struct sockaddr_any {
@@ -132,7 +134,7 @@ struct sockaddr_any {
 
 static __always_inline __u8 protocol_of(__u16 protocol)
 {
-	if (protocol == PROTO_TCP || protocol == PROTO_MPTCP)
+	if (protocol == PROTO_TCP || protocol == PROTO_SMC || protocol == PROTO_MPTCP)
 		return PROTO_TCP;
 	if (protocol == PROTO_UDP || protocol == PROTO_UDPLITE)
 		return PROTO_UDP;
@@ -178,6 +180,8 @@ static __always_inline void any_is_own(struct sockaddr_any *sa, const __u8 *own_
  *   (net/ipv4/af_inet.c, udp.c), so it must not be a way around.
  * - ::ffff:a.b.c.d is IPv4.
  * - Connecting to "any" reaches this host's loopback.
+ * - SMC is TCP with a handshake of its own, and is plain TCP where the peer has
+ *   none; its socket's protocol says which IP (net/smc/af_smc.c).
  */
 static __always_inline void peer_of(struct peer *p, const struct sockaddr_any *sa,
 				    __u16 sock_family, __u16 protocol, int egress)
@@ -186,6 +190,10 @@ static __always_inline void peer_of(struct peer *p, const struct sockaddr_any *s
 	int mapped;
 
 	__builtin_memset(p, 0, sizeof(*p));
+	if (sock_family == FAMILY_SMC) {
+		sock_family = FAMILY_INET;
+		protocol = PROTO_TCP;
+	}
 	if (family == FAMILY_UNSPEC && sock_family == FAMILY_INET)
 		family = FAMILY_INET;
 	if (family != FAMILY_INET && family != FAMILY_INET6)

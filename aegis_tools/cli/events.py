@@ -57,6 +57,8 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     until = moment(arguments.until, now) if arguments.until else 0
     if arguments.follow and until:
         raise UsageError("--follow has no end", hint="leave --until out")
+    if until and until <= since:
+        raise UsageError("--until is not after --since", hint="for example: --since 2h --until 1h")
     search = Search(
         Query(
             time_text(since), time_text(until) if until else "", arguments.rule, arguments.path,

@@ -251,11 +251,21 @@ def show(app: App, arguments: argparse.Namespace) -> int:
         "manual": sorted(manual.label(found) for found in records.values()),
         **state,
     }
-    head = [f"# {name}: {value}" for name, value in facts.items() if name != "manual"]
+    head = [
+        f"# {name}: {_text(value)}"
+        for name, value in facts.items()
+        if name != "manual" and value not in ("", None, [])
+    ]
     head += [f"# made by hand: {rule}" for rule in facts["manual"]]
     app.show({**facts, "policy": convert(policy, "yaml")},
              lambda: "\n".join([*head, convert(policy, "yaml").rstrip()]))  # fmt: skip
     return 0
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def export(app: App, arguments: argparse.Namespace) -> int:

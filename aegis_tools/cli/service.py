@@ -83,7 +83,8 @@ def _show(app: App, changes: list[Change], *, dry_run: bool, enabled: bool) -> N
     }
     would = "would " if dry_run else ""
     lines = [f"{would}{c.verb} {c.path}" for c in changes if c.verb != "keep"]
-    app.show(facts, "\n".join(lines) or "nothing to do: the files are in place as they should be")
+    nothing = "the files are in place as they should be" if changes else "no file of ours is there"
+    app.show(facts, "\n".join(lines) or f"nothing to do: {nothing}")
 
 
 def run_status(app: App, arguments: argparse.Namespace) -> int:

@@ -23,7 +23,8 @@ ALLOW, AUDIT, BLOCK, TERM, KILL, INT = range(6)
 NONE, RULE_AUDIT, MODE_AUDIT, DEADLINE, CGROUP, SURVIVAL, FALLBACK = range(7)
 READ, WRITE, EXEC, MODIFY = 1, 2, 4, 8
 F_READ, F_WRITE, F_EXEC, O_TRUNC = 1, 2, 0x20, 0o1000
-TCP, UDP, UDPLITE, MPTCP, ICMP = 6, 17, 136, 262, 1
+TCP, UDP, UDPLITE, MPTCP, ICMP, SMC = 6, 17, 136, 262, 1, 256
+AF_SMC = 43
 UNSPEC, UNIX, INET, INET6 = 0, 1, 2, 10
 
 Call = Callable[[str, bytes], tuple[int, bytes]]
@@ -203,6 +204,10 @@ def peer(
         ("192.0.2.1", {"protocol": UDP}, (4, 17, 443, "192.0.2.1")),
         ("192.0.2.1", {"protocol": UDPLITE}, (4, 17, 443, "192.0.2.1")),
         ("192.0.2.1", {"protocol": MPTCP}, (4, 6, 443, "192.0.2.1")),
+        ("192.0.2.1", {"protocol": SMC, "sock": INET}, (4, 6, 443, "192.0.2.1")),
+        ("192.0.2.1", {"protocol": 0, "sock": AF_SMC}, (4, 6, 443, "192.0.2.1")),
+        ("2001:db8::1", {"protocol": 1, "sock": AF_SMC}, (6, 6, 443, "2001:db8::1")),
+        ("0.0.0.0", {"family": UNSPEC, "sock": AF_SMC, "egress": 0}, (4, 6, 443, "0.0.0.0")),
         ("192.0.2.1", {"protocol": ICMP}, (4, 0, 443, "192.0.2.1")),
         ("192.0.2.1", {"port": 0}, (4, 6, 0, "192.0.2.1")),
         ("192.0.2.1", {"port": 65535}, (4, 6, 65535, "192.0.2.1")),

@@ -414,3 +414,9 @@ def test_a_kill_before_every_single_write_is_healed(
         host("block", "del", files["c"], "--missing-ok")
     else:
         pytest.fail("it never came to its end")
+
+
+def test_what_is_live_is_shown_in_words(host: Host) -> None:
+    lines = host.text("policy", "show")
+    assert "# attached: yes" in lines
+    assert not any(word in line for line in lines for word in ("None", "True", "False", "[]"))

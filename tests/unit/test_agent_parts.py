@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from aegis_tools.agent.denyrate import DenyRate, busiest
 from aegis_tools.agent.notify import Notifier
 from aegis_tools.agent.tell import DEBUG, WARNING, is_journal, teller
+from aegis_tools.cli.main import run
 from aegis_tools.control import starts
 from aegis_tools.control.health import agent_check
 from aegis_tools.control.heartbeat import read_heartbeat, remove_heartbeat, write_heartbeat
@@ -238,3 +239,10 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_removing_what_is_not_there_does_not_say_that_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--root", str(tmp_path), "service", "remove", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "nothing to do: no file of ours is there\n"

@@ -129,6 +129,7 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
     [
         ["--follow", "--until", "1h"], ["--top", "0"], ["--follow", "--top"], ["--limit", "x"],
         ["--action", "DENY"], ["--since", "soon"],
+        ["--since", "1h", "--until", "2h"],
     ],
 )  # fmt: skip
 def test_senseless_options_are_refused(argv: list[str], path: Path) -> None:

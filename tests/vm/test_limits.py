@@ -33,6 +33,7 @@ from battery import (
 )
 
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
+SCTP, SCTP_BINDX_ADD, SCTP_CONNECTX = 132, 100, 110
 IN4, PORT = "127.0.0.7", 4444
 
 
@@ -281,6 +282,20 @@ class TestNetwork:
         datagram = struct.pack("!HHHH", 1, PORT, 8, 0)
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
             raw.sendto(datagram, (IN4, 0))
+
+    def test_sctp_names_further_addresses_by_options(self, host: Host) -> None:
+        run("modprobe", "sctp")
+        name = struct.pack("=H", socket.AF_INET) + struct.pack("!H", PORT)
+        name += socket.inet_aton(IN4) + bytes(8)
+        host.apply(net_rule(Kind.IP, IN4))
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as peer:
+            with refused():
+                peer.connect((IN4, PORT))
+            assert allowed(lambda: peer.setsockopt(SCTP, SCTP_CONNECTX, name))
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as server:
+            with refused():
+                server.bind((IN4, PORT))
+            server.setsockopt(SCTP, SCTP_BINDX_ADD, name)
 
     def test_an_address_translated_on_the_way_is_another_address(self, host: Host) -> None:
         """64:ff9b::/96 is IPv4 behind NAT64: rule it as well where there is one."""
