@@ -74,7 +74,7 @@ def test_every_line_of_a_document_runs_as_written(
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=600,
                 check=False,
             )
             told = done.stdout + done.stderr
