@@ -95,6 +95,7 @@ class Machine:
         self.set_clock(time.time())
         self.port = self.qemu.forward(22)
         self.wait_ssh()
+        self.run("sync")  # the key must be there after a power cut
 
     def close(self) -> None:
         """Let go of the kept connections. The machine itself is the emulator's."""
