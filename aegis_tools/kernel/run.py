@@ -40,28 +40,18 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
 
     name, *arguments = argv
     try:
-        command = sh.Command(name, search_paths=_ENVIRONMENT["PATH"].split(":"))
-        return str(
-            command(
-                *arguments,
-                _env=_ENVIRONMENT,
-                _timeout=timeout,
-                _tty_out=False,
-                _return_cmd=True,
-                _preexec_fn=_die_with_parent,
-                _decode_errors="replace",
+        with _starting(name) as command:
+            return str(
+                command(
+                    *arguments,
+                    _env=_ENVIRONMENT,
+                    _timeout=timeout,
+                    _tty_out=False,
+                    _return_cmd=True,
+                    _preexec_fn=_die_with_parent,
+                    _decode_errors="replace",
+                )
             )
-        )
-    except sh.CommandNotFound:
-        raise CommandError(
-            f"{name} is not installed", hint=f"install the package that brings {name}"
-        ) from None
-    except sh.ForkException as error:  # execve(2) was refused, by a rule of ours perhaps
-        raise CommandError(
-            f"{name} cannot be started",
-            hint=f"see whether a rule denies it: aegisbpf why {name}",
-            detail=str(error),
-        ) from None
     except sh.TimeoutException:
         raise CommandError(
             f"{name} did not finish within {timeout:.0f} s",
@@ -78,6 +68,27 @@ def run(argv: Sequence[str], *, timeout: float = 60) -> str:
 
 
 @contextmanager
+def _starting(name: str) -> Iterator[Any]:
+    """Yield a program as ``sh`` calls it; that it does not start is a CommandError."""
+    import sh
+
+    try:
+        command = sh.Command(name, search_paths=_ENVIRONMENT["PATH"].split(":"))
+    except sh.CommandNotFound:
+        raise CommandError(
+            f"{name} is not installed", hint=f"install the package that brings {name}"
+        ) from None
+    try:
+        yield command
+    except sh.ForkException as error:  # execve(2) was refused, by a rule of ours perhaps
+        raise CommandError(
+            f"{name} cannot be started",
+            hint=f"see whether a rule denies it: aegisbpf why {command}",
+            detail=str(error),
+        ) from None
+
+
+@contextmanager
 def stream(argv: Sequence[str]) -> Iterator[int]:
     """Start a program and yield a descriptor to read what it writes to stdout from.
 
@@ -89,35 +100,22 @@ def stream(argv: Sequence[str]) -> Iterator[int]:
     """
     import tempfile
 
-    import sh
-
     name, *arguments = argv
     reader, writer = os.pipe2(os.O_CLOEXEC)
     said = tempfile.TemporaryFile()  # noqa: SIM115 # closed below
     try:
-        try:
-            with os.fdopen(writer, "wb") as output:
-                running = sh.Command(name, search_paths=_ENVIRONMENT["PATH"].split(":"))(
-                    *arguments,
-                    _env=_ENVIRONMENT,
-                    _out=output,
-                    _err=said,
-                    _bg=True,
-                    _bg_exc=False,
-                    _return_cmd=True,
-                    _preexec_fn=_die_with_parent,
-                    _decode_errors="replace",
-                )
-        except sh.CommandNotFound:
-            raise CommandError(
-                f"{name} is not installed", hint=f"install the package that brings {name}"
-            ) from None
-        except sh.ForkException as error:
-            raise CommandError(
-                f"{name} cannot be started",
-                hint=f"see whether a rule denies it: aegisbpf why {name}",
-                detail=str(error),
-            ) from None
+        with os.fdopen(writer, "wb") as output, _starting(name) as command:
+            running = command(
+                *arguments,
+                _env=_ENVIRONMENT,
+                _out=output,
+                _err=said,
+                _bg=True,
+                _bg_exc=False,
+                _return_cmd=True,
+                _preexec_fn=_die_with_parent,
+                _decode_errors="replace",
+            )
         try:
             yield reader
         except BaseException:

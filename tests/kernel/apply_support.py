@@ -50,12 +50,14 @@ class Host:
 
 
 def policy_files(tmp_path: Path) -> dict[str, Path]:
-    """Return two files and a policy that denies them."""
+    """Return two files, a policy that denies both, and another that denies the first."""
     found = {name: tmp_path / name for name in "ab"}
     for path in found.values():
         path.write_text("secret")
     found["policy"] = tmp_path / "policy.conf"
     found["policy"].write_text(BASE.format(**found))
+    found["other"] = tmp_path / "other.yaml"
+    found["other"].write_text(f"version: 1\nrules:\n  - {{id: only, path: {found['a']}}}\n")
     return found
 
 

@@ -75,7 +75,7 @@ def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Return two files and a policy that denies them."""
+    """Return two files, a policy that denies both, and another that denies the first."""
     return policy_files(tmp_path)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from apply_support import Host, policy_files, signed_bundles
+from apply_support import Host, signed_bundles
 from confirm_support import LATER, config, put, staged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,23 +23,7 @@ from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
-    """Return two files, a policy against both, and another against the first."""
-    found = policy_files(tmp_path)
-    found["other"] = tmp_path / "other.yaml"
-    found["other"].write_text(f"version: 1\nrules:\n  - {{id: only, path: {found['a']}}}\n")
-    return found
-
-
-@pytest.fixture
-def host(loaded: Pins, paths: Paths, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 def actions(host: Host) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from apply_support import Host, policy_files
+from apply_support import Host
 from confirm_support import LATER, config, put, staged
 from kernel_support import REPOSITORY, start_python
 
@@ -16,8 +16,6 @@ from aegis_tools.control import confirm
 from aegis_tools.control.pending import read_pending
 from aegis_tools.control.store import Store
 from aegis_tools.kernel.layout import Config
-from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
 
 KILLED_AT = """
 import os, signal, sys
@@ -38,21 +36,6 @@ run(["--root", sys.argv[2], "--json", *sys.argv[3:]])
 
 Told to end before the 0th, it does all of it, and says the number of each removal.
 """
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
-    """Return two files, a policy against both, and another against the first."""
-    found = policy_files(tmp_path)
-    found["other"] = tmp_path / "other.yaml"
-    found["other"].write_text(f"version: 1\nrules:\n  - {{id: only, path: {found['a']}}}\n")
-    return found
-
-
-@pytest.fixture
-def host(loaded: Pins, paths: Paths, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 def killed(host: Host, instant: int, *argv: str | Path) -> bool:

@@ -62,8 +62,11 @@ def test_a_program_that_the_kernel_refuses_to_start_is_told_of(tmp_path: Path) -
     program = tmp_path / "no-program"
     program.write_text("neither ELF nor a script")
     program.chmod(0o755)
-    with pytest.raises(CommandError, match="cannot be started"):
+    with pytest.raises(CommandError, match="cannot be started") as caught:
         run([str(program)])
+    assert caught.value.hint.endswith(f"aegisbpf why {program}")
+    with pytest.raises(CommandError, match="cannot be started"), stream([str(program)]):
+        raise AssertionError("it runs")
 
 
 def test_a_program_that_takes_too_long_is_ended() -> None:
