@@ -1,4 +1,4 @@
-"""A reset that says it is done has ended the enforcement; one that has not says who is in the way."""
+"""A reset that says it is done has ended the enforcement; else it says who is in the way."""
 
 from __future__ import annotations
 
