@@ -40,11 +40,12 @@ def run(app: App, arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return _would(app, before, arguments.mode)
         more: dict[str, Any] = {}
+        forced: tuple[str, ...] = ()
         with locked(app.paths.lock, command=f"mode {arguments.mode}"):
             if arguments.mode == "enforce":
-                check_lockout(app, live, arguments)
+                forced = check_lockout(app, live, arguments)
             if arguments.confirm_within:
-                changed, more = stage(app, live, arguments)
+                changed, more = stage(app, live, arguments, forced)
             else:
                 changed = change(app, live, arguments.mode)
         after = read_posture(live, app.paths)
@@ -69,13 +70,16 @@ def change(app: App, live: Live, mode: str) -> bool:
 def change_or_stay(app: App, live: Live, mode: str) -> bool:
     """Set the mode, or say why it stays: a service that starts again must not fail for it.
 
-    The host stays in audit where it is held there, and in whatever a change that is not confirmed
-    yet has set. The caller holds the lock.
+    The host stays in audit where it is held there, or would lock everybody out, and in whatever a
+    change that is not confirmed yet has set. The caller holds the lock.
     """
     from aegis_tools.control.confirm import UnconfirmedError
     from aegis_tools.control.fallback import HeldError
+    from aegis_tools.control.unattended import hold_if_locked_out
 
     try:
+        if mode == "enforce":
+            hold_if_locked_out(app.paths, live)
         return change(app, live, mode)
     except (HeldError, UnconfirmedError) as error:
         app.note(f"warning: the mode stays {read_posture(live).mode}: {error.message}")
@@ -83,8 +87,8 @@ def change_or_stay(app: App, live: Live, mode: str) -> bool:
         return False
 
 
-def check_lockout(app: App, live: Live, arguments: argparse.Namespace) -> None:
-    """Refuse to enforce live rules that would lock everybody out."""
+def check_lockout(app: App, live: Live, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Refuse to enforce live rules that would lock everybody out; return those that are forced."""
     from aegis_tools.control.lockout import check
     from aegis_tools.control.names import Names
     from aegis_tools.control.remember import remember
@@ -92,12 +96,16 @@ def check_lockout(app: App, live: Live, arguments: argparse.Namespace) -> None:
     found = check.check_live(app.paths, live, Names(live, app.paths).name)
     if not arguments.i_know:
         check.refuse(found)
-    elif any(one.enforce for one in found):
-        rules = ", ".join(one.rule for one in found if one.enforce)
-        remember(app.paths, "mode", note=f"forced past the lockout proof: {rules}")
+    forced = tuple(one.rule for one in found if one.enforce)
+    if forced:
+        note = f"forced past the lockout proof: {', '.join(forced)}"
+        remember(app.paths, "mode", note=note)
+    return forced
 
 
-def stage(app: App, live: Live, arguments: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
+def stage(
+    app: App, live: Live, arguments: argparse.Namespace, forced: tuple[str, ...]
+) -> tuple[bool, dict[str, Any]]:
     """Set the mode until it is confirmed. The caller holds the lock."""
     from aegis_tools.cli import probing
     from aegis_tools.cli.confirm import tell_staged
@@ -113,6 +121,6 @@ def stage(app: App, live: Live, arguments: argparse.Namespace) -> tuple[bool, di
     if wanted is Mode.ENFORCE:
         check(app.paths)
     worked = probing.before(app, live, arguments, wanted)
-    staged = staging.stage_mode(app.paths, live, wanted, within=within)
+    staged = staging.stage_mode(app.paths, live, wanted, within=within, forced=forced)
     probed = probing.after(app, live, worked)
     return True, {**tell_staged(app, staged), **probed}

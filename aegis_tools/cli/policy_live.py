@@ -161,9 +161,10 @@ def check_lockout(
         with contextlib.suppress(AegisError, OSError):
             remember(app.paths, action, result=error.code, note=error.message)
         raise error
-    forced = f"forced past the lockout proof: {', '.join(found.rule for found in refusals)}"
+    rules = tuple(found.rule for found in refusals)
+    forced = f"forced past the lockout proof: {', '.join(rules)}"
     note = "; ".join(filter(None, (prepared.source.note, forced)))
-    return replace(prepared, source=replace(prepared.source, note=note))
+    return replace(prepared, source=replace(prepared.source, note=note), forced=rules)
 
 
 def _settle(app: App, live: Live, arguments: argparse.Namespace) -> Pending | None:

@@ -10,6 +10,7 @@ from aegis_tools.control import fallback, starts
 from aegis_tools.control.hostmode import settle_first
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
+from aegis_tools.control.unattended import check_lockout
 from aegis_tools.errors import NotLoadedError
 from aegis_tools.kernel.pins import Pins
 
@@ -19,7 +20,9 @@ def build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.epilog = (
         "A host falls back to audit when its agent crashes again and again, or denies more than\n"
-        "its threshold. It stays there until this command.\n\nexample: aegisbpf resume"
+        "its threshold; and at boot where its policy would lock everybody out by now. It stays\n"
+        "there until this command, which is refused while the policy still would.\n\n"
+        "example: aegisbpf resume"
     )
     parser.set_defaults(run=run)
 
@@ -39,6 +42,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
             live = None
         if live is not None and fallback.read(app.paths) is not None:
             settle_first(app.paths, live)
+            check_lockout(app.paths, live)
         found = fallback.leave(app.paths, live)
         if found is not None:
             starts.forget(app.paths)

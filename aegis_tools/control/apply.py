@@ -41,11 +41,19 @@ from aegis_tools.policy.model import Mode, Policy
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan and what it needs to be carried out."""
+    """A plan and what it needs to be carried out.
+
+    Attributes:
+        source: The policy.
+        rules: It, resolved.
+        plan: What carrying it out changes.
+        forced: Rules that a person forced past the lockout proof.
+    """
 
     source: Source
     rules: Rules
     plan: Plan
+    forced: tuple[str, ...] = ()
 
 
 def prepare(
@@ -194,7 +202,7 @@ def carry_out(
     make_live(live, prepared, mode)
     try:
         store.set_current(record)
-        bootstate.keep(paths, live, mode)
+        bootstate.keep(paths, live, mode, forced=())
         counts = prepared.plan.counts()
         remember(paths, action, record=record, counts=counts, note=prepared.source.note)
         capacity.note(paths, now=time.time())

@@ -2,7 +2,8 @@
 
 The policy is judged by the keys and settings of now, except that its validity is only a warning:
 a clock that is wrong at boot must not leave a host without its policy. Where it cannot be applied,
-the programs are loaded, nothing is denied, and the error says why.
+the programs are loaded, nothing is denied, and the error says why. Where it would lock everybody
+out by now, the host is held in audit.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from aegis_tools.control.pending import Pending
 from aegis_tools.control.remember import remember
 from aegis_tools.control.source import Source, read_stored
 from aegis_tools.control.store import Store
+from aegis_tools.control.unattended import hold_if_locked_out
 from aegis_tools.errors import AegisError, BootError, StateError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import Features
@@ -153,6 +155,8 @@ def _finish(
     paths: Paths, live: Live, loaded: loader.Loaded, mode: Mode, applied: tuple[Source | None, bool]
 ) -> Booted:
     (source, changed), before = applied, read_mode(live)
+    if mode is Mode.ENFORCE:
+        hold_if_locked_out(paths, live, changed=changed)
     held = fallback.why_held(paths)
     mode = Mode.AUDIT if held else mode
     set_mode(live, mode)

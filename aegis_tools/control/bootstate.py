@@ -2,10 +2,12 @@
 
 ::
 
-    {"format": 1, "mode": "enforce", "capacities": {"deny_inode_map": 131072}, "ringbuf_bytes": 0}
+    {"format": 1, "mode": "enforce", "capacities": {"deny_inode_map": 131072}, "ringbuf_bytes": 0,
+     "forced": ["rule", …]}
 
 The mode is kept when it was set for good: at once, or when it was confirmed. The sizes are those
-that the applied policy was committed with, so that it fits after a reboot, too.
+that the applied policy was committed with, so that it fits after a reboot, too. ``forced`` is not
+there in files of older versions.
 """
 
 from __future__ import annotations
@@ -37,11 +39,13 @@ class BootState:
         mode: The host's.
         capacities: max_entries of policy maps; those that are missing have the default.
         ringbuf_bytes: Size of the event ring; 0 for the default.
+        forced: Rules that enforced past the lockout proof when a person confirmed them.
     """
 
     mode: Mode = Mode.AUDIT
     capacities: Mapping[str, int] = field(default_factory=dict)
     ringbuf_bytes: int = 0
+    forced: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""
@@ -50,6 +54,7 @@ class BootState:
             "mode": self.mode.value,
             "capacities": dict(self.capacities),
             "ringbuf_bytes": self.ringbuf_bytes,
+            "forced": list(self.forced),
         }
         return strictjson.dumps(top) + b"\n"
 
@@ -63,6 +68,7 @@ def parse(data: bytes) -> BootState:
     try:
         top = strictjson.loads(data)
         sizes, ring = top["capacities"], top["ringbuf_bytes"]
+        forced = strictjson.texts(top.get("forced", []))
         good = (
             top["format"] == _FORMAT
             and all(name in SPECS for name in sizes)
@@ -72,7 +78,7 @@ def parse(data: bytes) -> BootState:
         )
         if not good:
             raise ValueError("a field is not as it must be")
-        return BootState(Mode(top["mode"]), dict(sizes), ring)
+        return BootState(Mode(top["mode"]), dict(sizes), ring, forced)
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"a field is missing or of a wrong kind: {error}") from error
 
@@ -95,13 +101,20 @@ def read_boot_state(paths: Paths) -> BootState:
         ) from error
 
 
-def keep(paths: Paths, live: Live | None, mode: Mode | None = None) -> None:
+def keep(
+    paths: Paths,
+    live: Live | None,
+    mode: Mode | None = None,
+    *,
+    forced: tuple[str, ...] | None = None,
+) -> None:
     """Keep the sizes of what is loaded, and a mode, for the next boot. The caller holds the lock.
 
     Args:
         paths: Where.
         live: The loaded maps; None to leave the sizes.
         mode: The mode; None to leave it. A damaged record is replaced.
+        forced: Rules that enforce past the lockout proof; None to leave them.
 
     Raises:
         StateError: It cannot be written.
@@ -112,6 +125,8 @@ def keep(paths: Paths, live: Live | None, mode: Mode | None = None) -> None:
     except StateError:
         known, damaged = BootState(), True
     wanted = replace(known, mode=mode or known.mode)
+    if forced is not None:
+        wanted = replace(wanted, forced=forced)
     if live is not None:
         wanted = replace(wanted, **_sizes(live))
     if damaged or wanted != known or not files.exists(paths.boot):

@@ -247,7 +247,10 @@ def _finish(paths: Paths, live: Live | None, pending: Pending, seams: Seams) -> 
         store = Store(paths)
         store.set_current(pending.record)
         store.prune(live=[pending.now.digest])
-    bootstate.keep(paths, live if same_boot else None, pending.boot_mode)
+    whole = pending.record is not None or pending.boot_mode is not None
+    felt = pending.forced if pending.now.mode is Mode.ENFORCE else ()
+    sizes = live if same_boot else None
+    bootstate.keep(paths, sizes, pending.boot_mode, forced=felt if whole else None)
     remove_pending(paths)
     timer.disarm(paths, runner=seams.run)
     _remember(paths, pending, "policy confirm", note=pending.action)

@@ -29,6 +29,7 @@ from aegis_tools.policy.model import Mode
 REASONS = {
     "crash-loop": "the agent was started too often",
     "deny-rate": "more was denied than the threshold allows",
+    "lockout": "enforcing would lock everybody out",
     "damaged": "the record of why is damaged",
 }
 """What each reason means; ``damaged`` is read only, never entered."""
@@ -98,7 +99,13 @@ def _parse(data: bytes) -> Fallback:
 
 
 def enter(
-    paths: Paths, live: Live, reason: str, detail: str = "", *, now: float | None = None
+    paths: Paths,
+    live: Live,
+    reason: str,
+    detail: str = "",
+    *,
+    mode: Mode | None = None,
+    now: float | None = None,
 ) -> bool:
     """Put the host into audit until a person resumes; harmless where that was done before.
 
@@ -107,8 +114,9 @@ def enter(
     Args:
         paths: Where the record is kept.
         live: The loaded maps.
-        reason: ``crash-loop`` or ``deny-rate``.
+        reason: ``crash-loop``, ``deny-rate`` or ``lockout``.
         detail: In one line, for a person: ``5 starts in 60 s``.
+        mode: What a resume sets; None for the mode that is set now.
         now: Unix seconds; None for the clock's.
 
     Returns:
@@ -117,7 +125,7 @@ def enter(
     Raises:
         StateError: The host is in audit, but that could not be recorded: a reboot would end it.
     """
-    before = read_mode(live)
+    before = mode or read_mode(live)
     set_mode(live, Mode.AUDIT)
     if read(paths) is not None:
         return False

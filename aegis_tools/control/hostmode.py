@@ -40,7 +40,8 @@ def switch(
         _no_way_back(paths, live)
         fallback.forget_mode(paths, Mode.ENFORCE, mode)
     try:
-        bootstate.keep(paths, live, mode)
+        # What was forced past the proof once has to be forced again.
+        bootstate.keep(paths, live, mode, forced=None if mode is Mode.ENFORCE else ())
     except StateError as error:
         raise StateError(
             f"the mode is {mode.value} now, but could not be recorded: a reboot brings the old one",

@@ -4,7 +4,8 @@
 
     {"format": 1, "action": "policy apply", "since": 1700000000, "boot_id": "…",
      "deadline_boot_ns": 123, "was": side, "now": side, "record": record or null,
-     "boot_mode": "enforce" or null, "confirmed": false, "failed": "", "failed_boot_ns": 0}
+     "boot_mode": "enforce" or null, "confirmed": false, "failed": "", "failed_boot_ns": 0,
+     "forced": ["rule", …]}
     side: {"digest": "64 hex digits, or empty for no policy", "mode": "audit", "serial": 0,
            "manual": ["hex", …], "absent": ["16 hex digits", …], "removed": ["16 hex digits", …]}
 
@@ -84,6 +85,7 @@ class Pending:
         confirmed: A confirmation has begun, and is only to be finished.
         failed: Why the last revert failed; empty without one.
         failed_ns: When, boot clock.
+        forced: Rules that are enforced past the lockout proof.
         lost: Pieced together without the file, which is gone or damaged; never written.
     """
 
@@ -98,6 +100,7 @@ class Pending:
     confirmed: bool = False
     failed: str = ""
     failed_ns: int = 0
+    forced: tuple[str, ...] = ()
     lost: bool = False
 
     def left(self, now_ns: int) -> float:
@@ -119,6 +122,7 @@ class Pending:
             "confirmed": self.confirmed,
             "failed": self.failed,
             "failed_boot_ns": self.failed_ns,
+            "forced": list(self.forced),
         }
         return strictjson.dumps(top) + b"\n"
 
@@ -153,6 +157,7 @@ def parse(data: bytes) -> Pending:
             confirmed=_flag(top["confirmed"]),
             failed=_text(top["failed"]),
             failed_ns=_number(top["failed_boot_ns"]),
+            forced=strictjson.texts(top.get("forced", [])),
         )
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"a field is missing or of a wrong kind: {error}") from error

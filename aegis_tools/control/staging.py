@@ -66,7 +66,7 @@ def stage(
     was = _present(paths, live, tuple(dropped))
     now = Side(record.digest, mode or was.mode, record.serial)
     pending = _make(paths, action, (was, now), within, seams)
-    pending = replace(pending, record=record, boot_mode=mode)
+    pending = replace(pending, record=record, boot_mode=mode, forced=prepared.forced)
 
     def change() -> None:
         make_live(live, prepared, mode)
@@ -82,15 +82,16 @@ def stage_mode(
     *,
     within: int,
     action: str = "mode",
+    forced: tuple[str, ...] = (),
     seams: Seams = SYSTEM,
 ) -> Staged:
-    """Set the mode until the deadline; see :func:`stage`."""
+    """Set the mode until the deadline, ``forced`` past the lockout proof; see :func:`stage`."""
     if mode is Mode.ENFORCE:
         check_can_enforce(live)
     Store(paths).prepare()
     was = _present(paths, live, ())
     made = _make(paths, action, (was, replace(was, mode=mode)), within, seams)
-    pending = replace(made, boot_mode=mode)
+    pending = replace(made, boot_mode=mode, forced=forced)
     note = f"{was.mode.value} -> {mode.value}"
     change = lambda: set_mode(live, mode)  # noqa: E731
     return _begin(paths, live, pending, change, note=note, seams=seams)

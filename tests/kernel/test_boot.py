@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from apply_support import Host, policy_files, signed_bundles
 
+from aegis_tools.cli.mode import change_or_stay
+from aegis_tools.cli.output import App
 from aegis_tools.control.bootclock import BOOT_ID
 from aegis_tools.control.live import Live
 from aegis_tools.control.store import Store
@@ -221,3 +223,72 @@ def test_the_kernel_command_line_keeps_everything_from_loading(
     (machine.paths.root / "proc/cmdline").write_text("ro quiet\n")
     machine("boot")
     assert Store(machine.paths).records()[0] is not None
+
+
+def force(machine: Machine, tmp_path: Path) -> str:
+    """Have a policy confirmed that denies what every login needs, the host being in audit."""
+    file = tmp_path / "lockout.conf"
+    file.write_text("version=1\n[deny_path]\n/etc/passwd\n")
+    forced = ("--i-know-this-locks-me-out", "--confirm-within", "10m")
+    digest = machine("policy", "apply", file, *forced)["digest"]
+    machine("policy", "confirm")
+    return str(digest)
+
+
+def enforce_at_boot(machine: Machine, *forced: str) -> None:
+    state = {"format": 1, "mode": "enforce", "capacities": {}, "ringbuf_bytes": 0}
+    machine.paths.boot.write_text(json.dumps({**state, "forced": list(forced)}))
+
+
+def test_a_policy_that_would_lock_everybody_out_by_now_is_held_in_audit(
+    machine: Machine, files: dict[str, Path], tmp_path: Path
+) -> None:
+    digest = force(machine, tmp_path)
+    enforce_at_boot(machine)
+    machine.reboot()
+    done = machine("boot")
+    assert (done["mode"], machine.mode(), machine.digest().hex()) == ("audit", 0, digest)
+    assert "lockout" in done["held"]
+    assert "/etc/passwd" in done["held"]
+    assert "lockout" in machine("mode")["held"]
+    health = machine("health", "--allow-fallback", code=6)
+    assert any(c["name"] == "held" and "lockout" in c["message"] for c in health["checks"])
+
+    refused = machine("resume", code=3)
+    assert (refused["error"], "aegisbpf mode audit" in refused["hint"]) == ("lockout", True)
+    assert "lockout" in machine("mode")["held"]
+
+    machine("policy", "apply", files["policy"])
+    # Natively nothing can be refused, and the resume gets as far as to say so.
+    assert "audit fallback" in machine("resume", code=6)["message"]
+
+
+def test_a_hold_that_ends_in_audit_needs_no_proof(machine: Machine, tmp_path: Path) -> None:
+    force(machine, tmp_path)
+    enforce_at_boot(machine)
+    machine.reboot()
+    assert machine("boot")["held"]
+    machine("mode", "audit")
+    assert machine("resume")["mode"] == "audit"
+
+
+def test_what_a_person_forced_and_confirmed_boots_as_confirmed(
+    machine: Machine, tmp_path: Path
+) -> None:
+    force(machine, tmp_path)
+    enforce_at_boot(machine, "path:/etc/passwd")
+    machine.reboot()
+    # It gets as far as to enforce, which this kernel refuses.
+    assert "audit fallback" in machine("boot", code=6)["message"]
+    assert machine("mode")["held"] == ""
+
+
+def test_a_service_that_is_pinned_to_enforce_does_not_lock_out_either(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    force(machine, tmp_path)
+    capsys.readouterr()
+    with Live(Pins(machine.paths.pins)) as live:
+        assert not change_or_stay(App(paths=machine.paths), live, "enforce")
+    assert "would lock you out" in capsys.readouterr().err
+    assert "lockout" in machine("mode")["held"]

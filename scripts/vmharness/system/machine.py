@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,33 @@ class Machine:
     def forward(self, port: int) -> int:
         """Return a port of this host's loopback that leads to the machine's ``port``."""
         return self.qemu.forward(port)
+
+    @contextmanager
+    def tunnel(self, port: int) -> Iterator[int]:
+        """Let a port of this host's loopback lead to one of the machine's, while the block runs.
+
+        Unlike :meth:`forward` it reaches what listens on loopback there.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            own = int(probe.getsockname()[1])
+        options = [
+            "-N",
+            "-o",
+            "ExitOnForwardFailure=yes",
+            "-L",
+            f"127.0.0.1:{own}:127.0.0.1:{port}",
+        ]
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *self._ssh("root", None), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield own
+        finally:
+            process.kill()
+            process.wait()
 
     # Being let in
 
