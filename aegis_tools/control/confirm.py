@@ -20,7 +20,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aegis_tools.control import bootclock, bootstate, fallback, files, timer
+from aegis_tools.control import bootclock, bootstate, fallback, files, relogin, timer
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
@@ -366,16 +366,21 @@ def revert_now(
 ) -> None:
     """Undo a change that was looked up already; see :func:`revert`."""
     same_boot = pending.boot_id == bootclock.boot_id(paths)
+    started: list[str] = []
     if (
         live is not None
         and same_boot
         and (_is_live(live, pending.was) or _is_live(live, pending.now))
     ):
-        _revert_kernel(paths, live, pending, seams)
+        try:
+            _revert_kernel(paths, live, pending, seams)
+        finally:  # also where the host is only in audit now
+            started = relogin.start_failed(paths, runner=seams.run)
     fallback.forget_mode(paths, pending.now.mode, pending.was.mode)
     remove_pending(paths)
     timer.disarm(paths, runner=seams.run)
-    _remember(paths, pending, "policy revert", note=f"{pending.action}: {why}")
+    again = f"; started again: {', '.join(started)}" if started else ""
+    _remember(paths, pending, "policy revert", note=f"{pending.action}: {why}{again}")
 
 
 def _revert_kernel(paths: Paths, live: Live, pending: Pending, seams: Seams) -> None:

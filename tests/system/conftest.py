@@ -50,24 +50,32 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return Keys(tmp_path_factory.mktemp("keys"))
 
 
+def start(stack: ExitStack, snapshot: Snapshot, keys: Keys) -> Machine:
+    """Start a machine from a snapshot; it ends with the stack."""
+    machine = Machine(stack.enter_context(Qemu(snapshot.disk, state=snapshot.state)), keys)
+    stack.callback(machine.close)
+    machine.open()
+    return machine
+
+
 @pytest.fixture
 def another(keys: Keys) -> Iterator[Callable[[Snapshot], Machine]]:
     """Return what starts one more machine from a snapshot; all of them end with the test."""
     with ExitStack() as stack:
-
-        def start(snapshot: Snapshot) -> Machine:
-            machine = Machine(stack.enter_context(Qemu(snapshot.disk, state=snapshot.state)), keys)
-            stack.callback(machine.close)
-            machine.open()
-            return machine
-
-        yield start
+        yield lambda snapshot: start(stack, snapshot, keys)
 
 
 @pytest.fixture
 def machine(another: Callable[[Snapshot], Machine]) -> Machine:
     """Return a whole system: booted, with our program installed, nothing loaded."""
     return another(STORED[ready]())
+
+
+@pytest.fixture(scope="module")
+def shared_machine(keys: Keys) -> Iterator[Machine]:
+    """Return one that is loaded, for tests of a module that leave it as they found it."""
+    with ExitStack() as stack:
+        yield start(stack, STORED[loaded](), keys)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis_tools.cli.main import run
-from aegis_tools.control import bootclock, bootstate, fallback, timer
+from aegis_tools.control import bootclock, bootstate, fallback, relogin, timer
 from aegis_tools.control.bootstate import BootState
 from aegis_tools.control.store import Store
 from aegis_tools.errors import CommandError, StateError
@@ -86,6 +86,7 @@ def test_a_hold_that_others_can_change_is_an_error_and_still_no_leave(paths: Pat
         st.sampled_from(Mode),
         st.dictionaries(st.sampled_from(["rules", "deny_inode_map"]), st.integers(1, 1 << 24)),
         st.sampled_from([0, 4096, 1 << 20, 1 << 30]),
+        st.lists(st.text("ab:/", max_size=9), max_size=3).map(tuple),
     )
 )
 def test_the_state_of_the_next_boot_is_read_as_it_was_written(state: BootState) -> None:
@@ -108,6 +109,8 @@ def test_anything_else_is_no_state_of_the_next_boot(data: bytes) -> None:
         {"ringbuf_bytes": 4097},
         {"ringbuf_bytes": 64},
         {"format": 2},
+        {"forced": "rule"},
+        {"forced": [1]},
     ],
 )
 def test_sizes_that_no_load_takes_are_refused(change: dict[str, object]) -> None:
@@ -124,19 +127,33 @@ def test_a_damaged_mode_is_audit_and_the_next_setting_repairs_it(paths: Paths) -
     assert bootstate.read_boot_state(paths).mode is Mode.ENFORCE
 
 
+def test_what_was_forced_is_kept_until_another_policy_and_absent_in_older_files(
+    paths: Paths,
+) -> None:
+    bootstate.keep(paths, None, Mode.ENFORCE, forced=("a",))
+    bootstate.keep(paths, None)
+    assert bootstate.read_boot_state(paths).forced == ("a",)
+    bootstate.keep(paths, None, forced=())
+    assert bootstate.read_boot_state(paths).forced == ()
+    top = json.loads(BootState().to_bytes())
+    del top["forced"]
+    assert bootstate.parse(json.dumps(top).encode()).forced == ()
+
+
 class Recorder:
     """Takes programs' command lines instead of starting them."""
 
-    def __init__(self, *, failing: str = "") -> None:
+    def __init__(self, *, failing: str = "", answer: str = "") -> None:
         self.started: list[list[str]] = []
         self._failing = failing
+        self._answer = answer
 
     def __call__(self, argv: object, *, timeout: float = 60) -> str:
         del timeout
         self.started.append(list(argv))  # type: ignore[call-overload]
         if self.started[-1][0] == self._failing:
             raise CommandError(f"{self._failing} failed", detail="no bus")
-        return ""
+        return self._answer
 
 
 def test_the_timer_runs_our_own_python_one_second_after_the_deadline(paths: Paths) -> None:
@@ -165,6 +182,29 @@ def test_a_systemd_that_refuses_is_told_and_no_error(paths: Paths) -> None:
     (paths.root / "run/systemd/system").mkdir(parents=True)
     assert "no bus" in timer.arm(paths, 5, runner=Recorder(failing="systemd-run"))
     timer.disarm(paths, runner=Recorder(failing="systemctl"))
+
+
+def test_an_sshd_that_systemd_gave_up_on_is_started_again(paths: Paths) -> None:
+    (paths.root / "run/systemd/system").mkdir(parents=True)
+    line = "ssh.service loaded failed failed OpenBSD Secure Shell server\n"
+    recorder = Recorder(answer=line)
+    assert relogin.start_failed(paths, runner=recorder) == ["ssh.service"]
+    asked, reset, start = recorder.started
+    assert {"ssh.service", "sshd.service", "--state=failed"} <= set(asked)
+    assert reset[1:] == ["reset-failed", "ssh.service"]
+    assert (start[1], start[-1]) == ("start", "ssh.service")
+
+
+def test_an_sshd_that_runs_is_left_alone_and_a_systemd_that_refuses_is_no_error(
+    paths: Paths,
+) -> None:
+    recorder = Recorder()
+    assert relogin.start_failed(paths, runner=recorder) == []
+    assert not recorder.started, "without systemd"
+    (paths.root / "run/systemd/system").mkdir(parents=True)
+    assert relogin.start_failed(paths, runner=recorder) == []
+    assert len(recorder.started) == 1
+    assert relogin.start_failed(paths, runner=Recorder(failing="systemctl")) == []
 
 
 def test_the_kernel_command_line_below_a_root_switches_us_off_as_well(paths: Paths) -> None:

@@ -65,6 +65,7 @@ PENDING = st.builds(
     st.booleans(),
     st.text("abc ", max_size=20),
     NUMBER,
+    st.lists(st.text("ab:/", max_size=9), max_size=3).map(tuple),
 )
 RECORD = Record("0" * 64, "p.conf", signed=False, applied=1)
 ONE = Pending("mode", 5, "boot", 10, Side("", Mode.AUDIT), Side("0" * 64, Mode.ENFORCE), RECORD)
