@@ -9,6 +9,7 @@ SECRET = "/srv/secret"
 OTHER = "/srv/other"
 UNITS = ("aegisbpf-boot.service", "aegisbpf.service")
 POLICY = "/etc/aegisbpf/policy.conf"
+SSHD = "/etc/ssh/sshd_config.d/keys.conf"
 
 
 @pytest.fixture
@@ -47,6 +48,28 @@ def test_what_was_confirmed_is_enforced_before_anybody_is_let_in(host: Machine) 
     state = host.run("systemctl is-system-running --wait", check=False).stdout.strip()
     assert state == "running", host.run("systemctl --failed").stdout
     assert host.run("systemctl is-active aegisbpf.service").stdout.strip() == "active"
+
+
+def test_a_policy_that_locks_out_since_it_was_confirmed_is_held_in_audit(host: Machine) -> None:
+    # Harmless, and then an upgrade has sshd read the keys there and nowhere else.
+    host.run("install -D -m 0644 /root/.ssh/authorized_keys /srv/keys/root")
+    host.put(POLICY, f"version=1\n[deny_path]\n{SECRET}\n/srv/keys/root\n")
+    host.aegis("policy", "apply", POLICY)
+    assert host.run("cat /srv/keys/root", check=False).status == 1
+    host.put(SSHD, "AuthorizedKeysFile /srv/keys/%u\n")
+
+    host.reboot()
+
+    state = host.aegis("mode")
+    assert (state["mode"], "/srv/keys/root" in state["held"]) == ("audit", True), state
+    assert "held in audit: lockout" in host.run("aegisbpf health", check=False).stdout
+    assert "lockout" in host.journal("aegisbpf-boot.service")
+    assert host.run(f"cat {SECRET}").stdout == "secret\n"
+
+    assert "would lock you out" in host.run("aegisbpf resume", check=False).stderr
+    host.run(f"rm {SSHD} && systemctl reload ssh")
+    host.aegis("resume")
+    assert host.run(f"cat {SECRET}", check=False, new=True).status == 1
 
 
 def test_a_boot_that_disables_it_leaves_nothing_loaded(host: Machine) -> None:
