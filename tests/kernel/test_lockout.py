@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from edit_support import Host
 
 from aegis_tools.control import survival
+from aegis_tools.control.bootstate import read_boot_state
 from aegis_tools.control.lockout import check, memory, stamps
 from aegis_tools.control.lockout.model import RUN, Need
 from aegis_tools.control.lockout.placed import place
 from aegis_tools.control.lockout.sockets import LISTEN, Netlink
+from aegis_tools.control.pending import read_pending, write_pending
 from aegis_tools.control.resolve import resolve
 from aegis_tools.kernel.inode_keys import Identifier
+from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.paths import Paths
-from aegis_tools.policy.model import OPEN_OPS, Kind, Policy, Rule
+from aegis_tools.policy.model import OPEN_OPS, Kind, Mode, Policy, Rule
 
 FORCE = "--i-know-this-locks-me-out"
 
@@ -101,6 +105,26 @@ def test_forcing_needs_a_confirm_window_and_is_remembered(host: Host, tmp_path: 
     assert "forced past the lockout proof: path:/etc/group" in notes
     host("policy", "revert")
     assert host("policy", "show")["rules"] == 0
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_what_was_forced_is_kept_for_the_boot_if_it_enforced_when_it_was_confirmed(
+    host: Host, tmp_path: Path, mode: Mode
+) -> None:
+    host("policy", "apply", policy(tmp_path, "/etc/group"), FORCE, "--confirm-within", "60s")
+    pending = read_pending(host.paths)
+    assert pending is not None
+    assert pending.forced == ("path:/etc/group",)
+    # As --mode enforce would have, which is refused where nothing can be.
+    write_pending(host.paths, replace(pending, now=replace(pending.now, mode=mode)))
+    with host.live() as live:
+        live.set_config(Config.MODE, int(mode is Mode.ENFORCE))
+    host("policy", "confirm")
+    kept = pending.forced if mode is Mode.ENFORCE else ()
+    assert read_boot_state(host.paths).forced == kept
+
+    host("policy", "apply", policy(tmp_path, f"{tmp_path}/harmless"))
+    assert read_boot_state(host.paths).forced == ()
 
 
 def test_a_promotion_is_proven(host: Host, tmp_path: Path) -> None:
