@@ -17,7 +17,7 @@ from aegis_tools.control.pending import Pending, Side, write_pending
 from aegis_tools.control.remember import remember
 from aegis_tools.control.restore import removed_by_hand
 from aegis_tools.control.store import Store
-from aegis_tools.errors import AegisError
+from aegis_tools.errors import AegisError, StateError
 from aegis_tools.kernel.layout import Config, ManualRule
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
@@ -169,8 +169,14 @@ def _begin(
         words = f"unconfirmed, reverts in {max(seconds, 0):.0f} s"
         text = f"{words}; {note}" if note else words
         remember(paths, pending.action, record=pending.record, note=text)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(AegisError, OSError):
             revert_now(paths, live, pending, "it could not be made live", seams=seams)
+        if isinstance(error, StateError):
+            raise StateError(
+                f"the change was undone, because it could not be recorded: {error.message}",
+                hint="does it deny this program its own files? see: aegisbpf policy plan FILE",
+                detail=error.detail,
+            ) from error
         raise
     return Staged(pending, no_timer)

@@ -2,7 +2,8 @@
 
 One machine for all of them. Each is made so that a new login fails at once; then the host must let
 people in again, under the policy and in the mode of before. The programs that a policy denies are
-replaced first, as an upgrade would: the survival list knows those that were there.
+replaced first, as an upgrade would: the survival list knows those that were there. The probe is
+left out where the deadline is to be seen.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from vmharness.system.machine import Machine
 
 POLICY = "/etc/aegisbpf/policy.yaml"
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
-WITHIN = 20
-"""Seconds to confirm in; to make a policy live takes five of them where all is emulated."""
+WITHIN = 15
+"""Seconds to confirm in; to make a policy live takes two of them where all is emulated."""
 LATE = 90
 FORCED = "--i-know-this-locks-me-out --mode enforce"
 
@@ -37,12 +38,10 @@ class Cut:
 
 
 CUTS = {
-    "a library": Cut(f"path: {LIBRARIES}/libcrypto.so.3", f"{LIBRARIES}/libcrypto.so.3"),
-    "all libraries": Cut(f"directory: {LIBRARIES}", f"{LIBRARIES}/libpam.so.0"),
+    "a library": Cut(f"path: {LIBRARIES}/libpam.so.0", f"{LIBRARIES}/libpam.so.0"),
+    "all libraries": Cut(f"directory: {LIBRARIES}", f"{LIBRARIES}/libcrypto.so.3"),
     "the loader": Cut("path: /lib64/ld-linux-x86-64.so.2", "/lib64/ld-linux-x86-64.so.2"),
-    "accounts": Cut("path: /etc/passwd"),
     "the shell": Cut("path: /bin/bash", "/bin/bash"),
-    "everything": Cut("directory: /"),
     # One that runs serves on; but it is the end of it when something starts it again.
     "sshd": Cut("path: /usr/sbin/sshd", "/usr/sbin/sshd", "systemctl restart ssh"),
     "its port": Cut("port: 22:tcp:bind", then="systemctl restart ssh"),
@@ -73,10 +72,9 @@ def wait_for_login(machine: Machine) -> None:
 def wait_for_policy_of_before(machine: Machine) -> None:
     """Wait until nothing is applied, in audit, as in the beginning."""
     end = time.monotonic() + LATE
-    while (shown := machine.aegis("policy", "show", new=True))["digest"]:
+    while (shown := machine.aegis("policy", "show"))["digest"]:
         assert time.monotonic() < end, shown
-    state = machine.aegis("mode")
-    assert (state["mode"], state["unconfirmed"]) == ("audit", False)
+    assert (shown["mode"], shown["unconfirmed_seconds"]) == ("audit", None)
 
 
 @pytest.mark.parametrize("name", CUTS)
@@ -88,13 +86,12 @@ def test_a_forced_policy_cuts_the_host_off_until_its_time_is_over(
 
     wait_for_login(shared_machine)
     wait_for_policy_of_before(shared_machine)
-    assert shared_machine.can_login(user="admin")
 
 
 def test_the_kernel_alone_lets_people_in_again(shared_machine: Machine) -> None:
     machine = shared_machine
     assert machine.run("systemctl is-active aegisbpf", check=False).stdout.strip() == "inactive"
-    force(machine, Cut(CUTS["a library"].rule, CUTS["a library"].upgraded))
+    force(machine, Cut("path: /etc/passwd"))
     machine.run("systemctl stop aegisbpf-revert.timer")
     assert not machine.can_login()
 
@@ -123,7 +120,6 @@ def test_a_program_of_ours_that_is_denied_is_back_in_time_as_well(shared_machine
     "rule",
     [
         pytest.param("path: /usr/bin/getent", id="what no proof foresees"),
-        pytest.param("path: /etc/passwd", id="accounts"),
         pytest.param("cidr: 0.0.0.0/0", id="every address"),
     ],
 )
@@ -135,6 +131,16 @@ def test_what_the_probe_finds_broken_is_undone_at_once(shared_machine: Machine, 
     assert done.status != 0
     assert "undone at once" in done.stderr
     assert shared_machine.run("getent passwd root", new=True, user="admin").stdout
+    wait_for_policy_of_before(shared_machine)
+
+
+def test_what_keeps_us_from_our_own_records_is_undone_at_once(shared_machine: Machine) -> None:
+    write_policy(shared_machine, "directory: /")
+    done = shared_machine.run(
+        f"aegisbpf policy apply {POLICY} {FORCED} --confirm-within 1h --no-probe", check=False
+    )
+    assert (done.status, "undone" in done.stderr) == (8, True), done
+    assert shared_machine.can_login()
     wait_for_policy_of_before(shared_machine)
 
 
