@@ -145,7 +145,7 @@ def test_what_keeps_us_from_our_own_records_is_undone_at_once(shared_machine: Ma
 
 
 def test_none_of_them_is_applied_without_being_forced(shared_machine: Machine) -> None:
-    rules = "".join(f"  - id: {name}\n    {cut.rule}\n" for name, cut in CUTS.items())
+    rules = "".join(f"  - id: cut-{n}\n    {cut.rule}\n" for n, cut in enumerate(CUTS.values()))
     shared_machine.put(POLICY, f"version: 1\nrules:\n{rules}")
     proof = shared_machine.run(f"aegisbpf --json policy apply {POLICY}", check=False).json()
     assert (proof["error"], len(proof["refusals"])) == ("lockout", len(CUTS))
