@@ -33,7 +33,7 @@ from battery import (
 )
 
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
-SCTP, SCTP_BINDX_ADD, SCTP_CONNECTX = 132, 100, 110
+SCTP, SCTP_BINDX_ADD, SCTP_GET_PEER_ADDRS = 132, 100, 108
 IN4, PORT = "127.0.0.7", 4444
 
 
@@ -283,19 +283,21 @@ class TestNetwork:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
             raw.sendto(datagram, (IN4, 0))
 
-    def test_sctp_names_further_addresses_by_options(self, host: Host) -> None:
+    def test_an_sctp_peer_names_further_addresses_itself(self, host: Host) -> None:
         run("modprobe", "sctp")
-        name = struct.pack("=H", socket.AF_INET) + struct.pack("!H", PORT)
-        name += socket.inet_aton(IN4) + bytes(8)
-        host.apply(net_rule(Kind.IP, IN4))
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as peer:
-            with refused():
-                peer.connect((IN4, PORT))
-            assert allowed(lambda: peer.setsockopt(SCTP, SCTP_CONNECTX, name))
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as server:
-            with refused():
-                server.bind((IN4, PORT))
-            server.setsockopt(SCTP, SCTP_BINDX_ADD, name)
+        further = struct.pack("=H", socket.AF_INET) + struct.pack("!H", PORT)
+        further += socket.inet_aton(IN4) + bytes(8)
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as server,
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as client,
+        ):
+            server.bind(("127.0.0.8", PORT))
+            server.setsockopt(SCTP, SCTP_BINDX_ADD, further)
+            server.listen()
+            host.apply(net_rule(Kind.IP, IN4))
+            client.connect(("127.0.0.8", PORT))
+            peers = client.getsockopt(SCTP, SCTP_GET_PEER_ADDRS, 200)
+            assert struct.unpack_from("iI", peers)[1] == 2
 
     def test_an_address_translated_on_the_way_is_another_address(self, host: Host) -> None:
         """64:ff9b::/96 is IPv4 behind NAT64: rule it as well where there is one."""
