@@ -228,6 +228,14 @@ def test_an_address_is_known_however_it_was_written(
     assert peer(call, address, **options) == wanted
 
 
+@pytest.mark.parametrize("position", range(12))
+def test_every_byte_of_the_prefix_tells_ipv6_from_ipv4(call: Call, position: int) -> None:
+    raw = bytearray(socket.inet_pton(socket.AF_INET6, "::ffff:192.0.2.1"))
+    raw[position] ^= 1
+    address = socket.inet_ntop(socket.AF_INET6, bytes(raw))
+    assert peer(call, address) == (6, 6, 443, address)
+
+
 def test_the_tables_cover_a_program_that_was_really_loaded(pins: Pins, call: Call) -> None:
     del call
     assert pins.names("progs") == [

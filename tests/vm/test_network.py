@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from battery import Host, Kind, Mode, Op, Stat, allowed, call, libc, net_rule, refused, run
+from battery import Host, Kind, Mode, Op, Stat, allowed, call, libc, net_rule, refused
 
 CONNECT, BIND, SENDMSG = 9, 10, 11
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 V4, V6 = socket.AF_INET, socket.AF_INET6
 SENDTO, SENDMMSG, CONNECT_CALL = 44, 307, 42
 MSG_FASTOPEN = 0x20000000
-MPTCP, SCTP = 262, 132
-SCTP_PRIMARY_ADDR, SCTP_BINDX_ADD, SCTP_CONNECTX = 6, 100, 110
-SCTP_DSTADDRV4, SCTP_DSTADDRV6 = 7, 8
+MPTCP = 262
 PORT = 4444
 IN4 = "127.0.0.7"
 Address = tuple[str, int]
@@ -63,18 +61,6 @@ def sockaddr(family: int, address: Address) -> bytes:
         + struct.pack("!H", address[1])
         + (socket.inet_aton(address[0]) + bytes(8))
     )
-
-
-def sockaddrs(*addresses: str) -> bytes:
-    """Return the list that sctp_connectx() and sctp_bindx() take, all of one port."""
-    listed = b""
-    for address in addresses:
-        if ":" in address:
-            port = struct.pack("!H", PORT) + bytes(4)
-            listed += struct.pack("=H", V6) + port + socket.inet_pton(V6, address) + bytes(4)
-        else:
-            listed += sockaddr(V4, (address, PORT))
-    return listed
 
 
 def raw_sendto(opened: socket.socket, name: bytes, flags: int = 0) -> None:
@@ -219,108 +205,6 @@ class TestAddresses:
             with refused():
                 opened.sendto(echo, (IN4, 0))
             opened.sendto(echo, ("127.0.0.8", 0))
-
-
-class TestSctp:
-    """Several addresses at once, by socket option or by ancillary data."""
-
-    OTHER = "127.0.0.8"
-    WAYS: ClassVar = {"connectx": SCTP_CONNECTX, "bindx": SCTP_BINDX_ADD}
-
-    @pytest.fixture(autouse=True)
-    def _module(self) -> None:
-        run("modprobe", "sctp")
-
-    @pytest.mark.parametrize("way", WAYS)
-    @pytest.mark.parametrize("names", [(IN4,), (OTHER, IN4), (IN4, OTHER), (OTHER, OTHER, IN4)])
-    def test_a_denied_one_among_them_is_refused(
-        self, host: Host, way: str, names: tuple[str, ...]
-    ) -> None:
-        host.apply(net_rule(Kind.IP, IN4))
-        with sock(V4, TCP, SCTP) as opened, host.counted() as counted, refused():
-            opened.setsockopt(SCTP, self.WAYS[way], sockaddrs(*names))
-        stat = Stat.CONNECT_BLOCKS if way == "connectx" else Stat.BIND_BLOCKS
-        assert counted == {Stat.BLOCKS: 1, stat: 1, Stat.EVENTS: 1}
-        (event,) = host.events()
-        assert (event.hook, event.port) == (CONNECT if way == "connectx" else BIND, PORT)
-        assert event.addr[:4] == socket.inet_aton(IN4)
-
-    def test_others_are_bound_and_connected(self, host: Host) -> None:
-        host.apply(net_rule(Kind.IP, IN4))
-        with sock(V4, TCP, SCTP) as server, sock(V4, TCP, SCTP) as client:
-            server.setsockopt(SCTP, SCTP_BINDX_ADD, sockaddrs(self.OTHER, "127.0.0.9"))
-            server.listen()
-            client.settimeout(None)
-            with host.counted() as counted:
-                client.setsockopt(SCTP, SCTP_CONNECTX, sockaddrs(self.OTHER, "127.0.0.9"))
-            server.accept()[0].close()
-        assert counted == {}
-
-    @pytest.mark.parametrize("last", [IN4, "::ffff:" + IN4, "::2"])
-    def test_lists_hold_both_families(self, host: Host, last: str) -> None:
-        host.apply(net_rule(Kind.IP, IN4), net_rule(Kind.IP, "::2"))
-        with sock(V6, TCP, SCTP) as opened, refused():
-            opened.setsockopt(SCTP, SCTP_CONNECTX, sockaddrs("::1", self.OTHER, "::1", last))
-
-    @pytest.mark.parametrize("way", WAYS)
-    def test_one_too_long_to_look_through_is_refused(self, host: Host, way: str) -> None:
-        def put(count: int) -> bool:
-            names = sockaddrs(*[self.OTHER] * count)
-            with sock(V4, TCP, SCTP) as opened:
-                return allowed(lambda: opened.setsockopt(SCTP, self.WAYS[way], names))
-
-        host.apply(net_rule(Kind.IP, IN4))
-        assert (put(32), put(33)) == (True, False)
-        host.apply(net_rule(Kind.IP, IN4), mode=Mode.AUDIT)
-        assert put(33)
-        host.apply()
-        assert put(33)
-
-    def test_audit_passes_and_tells_of_each(self, host: Host) -> None:
-        host.apply(net_rule(Kind.CIDR, "127.0.0.0/24"), mode=Mode.AUDIT)
-        with sock(V4, TCP, SCTP) as opened:
-            names = sockaddrs(self.OTHER, IN4)
-            assert allowed(lambda: opened.setsockopt(SCTP, SCTP_CONNECTX, names))
-        addresses = [socket.inet_ntoa(event.addr[:4]) for event in host.events()]
-        assert addresses == [self.OTHER, IN4]
-
-    def test_a_denied_one_cannot_be_made_the_primary(self, host: Host) -> None:
-        with sock(V4, TCP, SCTP) as server, sock(V4, TCP, SCTP) as client:
-            server.setsockopt(SCTP, SCTP_BINDX_ADD, sockaddrs(self.OTHER, IN4))
-            server.listen()
-            client.connect((self.OTHER, PORT))
-            host.apply(net_rule(Kind.IP, IN4))
-            primary = struct.pack("i128s", 0, sockaddrs(IN4))
-            with refused():
-                client.setsockopt(SCTP, SCTP_PRIMARY_ADDR, primary)
-            primary = struct.pack("i128s", 0, sockaddrs(self.OTHER))
-            client.setsockopt(SCTP, SCTP_PRIMARY_ADDR, primary)
-
-    @pytest.mark.parametrize(
-        ("kind", "target"), [(Kind.IP, IN4), (Kind.IP_PORT, f"{IN4}:{PORT}:any")]
-    )
-    def test_ancillary_data_names_further_ones(self, host: Host, kind: Kind, target: str) -> None:
-        def send(*names: str, empty: int = 0) -> None:
-            told = [(SCTP, SCTP_DSTADDRV4, socket.inet_aton(name)) for name in names]
-            nothing = [(socket.IPPROTO_IP, 99, b"")] * empty
-            with sock(V4, socket.SOCK_SEQPACKET, SCTP) as opened:
-                opened.sendmsg([b"x"], nothing + told, 0, (self.OTHER, PORT))
-
-        host.apply(net_rule(kind, target))
-        send("127.0.0.9")
-        send("127.0.0.9", empty=31)
-        for names in ((IN4,), ("127.0.0.9", IN4)):
-            with host.counted() as counted, refused():
-                send(*names)
-            assert counted == {Stat.BLOCKS: 1, Stat.SEND_BLOCKS: 1, Stat.EVENTS: 1}
-        with refused():
-            send(IN4, empty=32)
-
-    def test_ancillary_data_names_ipv6_ones(self, host: Host) -> None:
-        host.apply(net_rule(Kind.IP, "::2"))
-        with sock(V6, socket.SOCK_SEQPACKET, SCTP) as opened, refused():
-            further = [(SCTP, SCTP_DSTADDRV6, socket.inet_pton(V6, "::2"))]
-            opened.sendmsg([b"x"], further, 0, ("::1", PORT))
 
 
 class TestNetworks:
