@@ -239,9 +239,8 @@ class TestCircumstances:
     def test_an_allowed_cgroup_is_exempt_with_all_below(self, checks: Checks, file: Path) -> None:
         own = cgroups.mount_point()
         assert own is not None
-        outer, inner, other = (own / f"check-{name}" for name in ("outer", "outer/in", "other"))
-        outer = own / "check-outer"
-        inner, other = outer / "inner", own / "check-other"
+        outer, other = (own / f"check-{os.getpid()}-{name}" for name in ("outer", "other"))
+        inner = outer / "inner"
         for folder in (outer, inner, other):
             folder.mkdir()
 
@@ -353,6 +352,8 @@ class TestReports:
         assert (event.hook, event.op, event.action, event.reason) == (3, 2, BLOCK, NONE)
         assert event.rule == layout.uid_of(f"path:{file}")
         assert event.bundle == int.from_bytes(bytes(range(1, 9)), "little")
+        unified = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip()
+        assert event.cgroup == cgroups.cgroup_id(unified)
         assert event.comm.decode() == Path("/proc/self/comm").read_text().strip()
         parent = Path(f"/proc/{os.getppid()}/comm").read_text().strip()
         assert event.parent_comm.decode() == parent
@@ -393,3 +394,10 @@ class TestReports:
         event = only(checks)
         assert event.path_cut
         assert event.path == "/".join(["d" * 200, "d" * 200, "file"])
+
+    def test_a_path_is_whole_as_long_as_it_fits(self, checks: Checks, file: Path) -> None:
+        longest = file.with_name("n" * 255)
+        longest.touch()
+        checks.apply(rule(Kind.PATH, longest))
+        assert not checks.file(longest)
+        assert only(checks).path == f"ruled/{longest.name}"

@@ -149,6 +149,24 @@ class TestNetwork:
             assert not checks.net(opened, sockaddr(anything))
             assert checks.net(opened, sockaddr(anything), 5, BOUND), "bind means every address"
 
+    @pytest.mark.parametrize(
+        ("family", "bound", "named"),
+        [
+            (V4, "127.0.0.9", IN4),
+            (V6, "::ffff:127.0.0.9", "::ffff:" + IN4),
+            (V6, "::ffff:127.0.0.9", "2001:db8::7"),
+            (V6, "::1", "2001:db8::7"),
+        ],
+    )
+    def test_what_is_named_is_meant_wherever_the_socket_is_bound(
+        self, checks: Checks, family: int, bound: str, named: str
+    ) -> None:
+        checks.apply(rule(Kind.IP, IN4, NET_OPS), rule(Kind.IP, "2001:db8::7", NET_OPS))
+        with socket.socket(family, UDP) as opened:
+            opened.bind((bound, 0))
+            assert not checks.net(opened, sockaddr(named))
+            assert checks.net(opened, sockaddr(named[:-1] + "8"))
+
 
 def control(*messages: tuple[int, int, bytes]) -> bytes:
     """Return control messages: each a head of 16 bytes, padded to 8 at the end."""
