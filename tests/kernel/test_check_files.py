@@ -138,13 +138,25 @@ class TestFiles:
         kind = Kind.PATH if strict == "inode" else Kind.DIRECTORY
         assert only(checks).rule == layout.uid_of(f"{kind.value}:{by}")
 
-    def test_the_first_of_two_audit_rules_is_told_of(self, checks: Checks, file: Path) -> None:
+    @pytest.mark.parametrize("mode", list(Mode))
+    def test_the_first_of_two_rules_of_a_kind_counts(
+        self, checks: Checks, file: Path, mode: Mode
+    ) -> None:
         checks.apply(
-            rule(Kind.PATH, file, mode=Mode.AUDIT),
-            rule(Kind.DIRECTORY, file.parent, depth=1, mode=Mode.AUDIT),
+            rule(Kind.PATH, file, mode=mode),
+            rule(Kind.DIRECTORY, file.parent, depth=1, mode=mode),
         )
-        assert checks.file(file)
+        for op in (READ, READ | WRITE | MODIFY):
+            assert checks.file(file, op) is (mode is Mode.AUDIT)
+            assert only(checks).rule == layout.uid_of(f"path:{file}")
+        replace(file)
+        assert checks.file(file) is (mode is Mode.AUDIT)
         assert only(checks).rule == layout.uid_of(f"path:{file}")
+
+    def test_the_first_operation_that_is_denied_counts(self, checks: Checks, file: Path) -> None:
+        checks.apply(rule(Kind.PATH, file, FILE_OPS))
+        assert not checks.file(file, FILE_OPS.value)
+        assert only(checks).op == 0
 
     def test_a_name_without_a_file_is_known(self, checks: Checks, file: Path) -> None:
         checks.apply(rule(Kind.PATH, file, Op.MODIFY))
@@ -394,6 +406,15 @@ class TestReports:
         event = only(checks)
         assert event.path_cut
         assert event.path == "/".join(["d" * 200, "d" * 200, "file"])
+
+    def test_a_deep_path_is_whole(self, checks: Checks, file: Path) -> None:
+        deep = file.parent.joinpath(*"abcdefghijklmnopqrstuvwxyz")
+        deep.mkdir(parents=True)
+        checks.apply(rule(Kind.DIRECTORY, file.parent, depth=32))
+        assert not checks.file(deep)
+        event = only(checks)
+        assert event.path.endswith("/ruled/" + "/".join("abcdefghijklmnopqrstuvwxyz"))
+        assert not event.path_cut
 
     def test_a_path_is_whole_as_long_as_it_fits(self, checks: Checks, file: Path) -> None:
         longest = file.with_name("n" * 255)
