@@ -252,9 +252,9 @@ class TestCircumstances:
         own = cgroups.mount_point()
         assert own is not None
         outer, other = (own / f"check-{os.getpid()}-{name}" for name in ("outer", "other"))
-        inner = outer / "inner"
-        for folder in (outer, inner, other):
-            folder.mkdir()
+        inner = outer.joinpath(*map(str, range(15)))  # 16 levels are looked at
+        inner.mkdir(parents=True)
+        other.mkdir()
 
         def ask() -> None:
             (inner / "cgroup.procs").write_text(str(os.getpid()))
@@ -269,7 +269,7 @@ class TestCircumstances:
                     assert counted == {Stat.CGROUP_ALLOWED: 1}
                     assert checks.hits(f"path:{file}") == (0, 0, 0)
         finally:
-            for folder in (other, inner, outer):
+            for folder in (other, inner, *list(inner.parents)[:15]):
                 folder.rmdir()
 
 
@@ -304,7 +304,9 @@ class TestReports:
         last = checks.events()[-1].time_ns
         assert checks.hits(f"path:{file}") == (2, 0, last)
         checks.set(MODE=0)
-        checks.file(file)
+        with checks.counted() as counted:
+            checks.file(file)
+        assert counted == {Stat.AUDITS: 1, Stat.EVENTS: 1}
         assert checks.hits(f"path:{file}") == (2, 1, only(checks).time_ns)
 
     def test_hits_without_room_are_counted_as_lost(self, checks: Checks, file: Path) -> None:
