@@ -296,6 +296,9 @@ class TestReports:
             assert in_child(ask) == -fallen
         assert counted == {Stat.BLOCKS: 1, stat: 1, Stat.EVENTS: 1}
         assert only(checks).action == action
+        for settings in ({"DEADLINE": 1}, {"MODE": 0, "DEADLINE": 0}):
+            checks.set(**settings)
+            assert in_child(ask) == 0, "who is not refused is not signalled either"
 
     def test_hits_are_counted_by_rule(self, checks: Checks, file: Path) -> None:
         checks.apply(rule(Kind.PATH, file))

@@ -61,6 +61,8 @@ class TestNetwork:
                     event = only(checks)
                     assert (event.protocol, event.port) == (number, PORT)
                     assert event.family == (6 if ":" in address else 4)
+                    packed = socket.inet_pton(V6 if ":" in address else V4, address)
+                    assert event.addr == packed.ljust(16, b"\0")
                 assert checks.net(opened, sockaddr(address, PORT + 1))
                 assert checks.net(opened, sockaddr(address), 5, BOUND)
                 other = address[:-1] + "9"
