@@ -10,59 +10,13 @@
 #include "decide.h"
 #include "match.h"
 #include "report.h"
+#include "check.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define EPERM 1
 #define PROT_EXEC 4
 #define SOCK_STREAM 1
-#define SOCK_RAW 3
 #define MSG_FASTOPEN 0x20000000
-
-static __noinline int finish_file(struct slot *s, struct match *m, struct dentry *dentry,
-				  struct inode *inode, __u8 hook)
-{
-	__u64 now = bpf_ktime_get_boot_ns();
-	struct verdict v;
-
-	if (!s || !m)
-		return 0;
-	v = judge(s, m, spared(m->op) && survives(inode), now);
-	if (account(m, &v, hook, now))
-		send_file_event(s->index, m, &v, hook, now, dentry, inode);
-	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
-}
-
-static __noinline int finish_net(struct slot *s, struct match *m, struct peer *p, __u8 hook)
-{
-	__u64 now = bpf_ktime_get_boot_ns();
-	struct verdict v;
-
-	if (!s || !m || !p)
-		return 0;
-	v = judge(s, m, 0, now);
-	if (account(m, &v, hook, now))
-		send_net_event(s->index, m, &v, hook, now, p);
-	return v.action >= AEGIS_BLOCK ? -EPERM : 0;
-}
-
-/* The whole of a file hook but its arguments; move: see match_file(). */
-static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u32 ops, int move,
-				 __u8 hook)
-{
-	struct match m = {};
-	struct slot s = {};
-
-	if (!slot_of(&s, AEGIS_KINDS_FILE))
-		return 0;
-	match_file(&m, &s, dentry, inode, ops, move);
-	return m.uid ? finish_file(&s, &m, dentry, inode, hook) : 0;
-}
-
-static __always_inline int check_dentry(struct dentry *dentry, __u32 ops, int move, __u8 hook)
-{
-	return check_file(dentry, BPF_CORE_READ(dentry, d_inode), ops, move, hook);
-}
 
 SEC("lsm/file_open")
 int BPF_PROG(aegis_file_open, struct file *file, int ret)
@@ -226,51 +180,6 @@ int BPF_PROG(aegis_inode_symlink, struct inode *dir, struct dentry *dentry, cons
 	return ret ? ret : check_dentry(dentry, OP(MODIFY), 0, AEGIS_HOOK_CREATE);
 }
 
-/* address is in kernel memory, in a buffer that holds any sockaddr. */
-static __always_inline void read_address(struct sockaddr_any *sa, const void *address)
-{
-	bpf_probe_read_kernel(&sa->family, 8, address); /* family, port, sin_addr */
-	bpf_probe_read_kernel(sa->v6, 16, address + 8); /* sin6_addr */
-}
-
-static __always_inline void read_own(struct sockaddr_any *sa, struct sock *sk)
-{
-	__u8 own_v4[4] = {}, own_v6[16] = {};
-
-	BPF_CORE_READ_INTO(&own_v4, sk, __sk_common.skc_rcv_saddr);
-	if (bpf_core_field_exists(struct sock_common, skc_v6_rcv_saddr) &&
-	    BPF_CORE_READ(sk, __sk_common.skc_family) == FAMILY_INET6)
-		BPF_CORE_READ_INTO(&own_v6, sk, __sk_common.skc_v6_rcv_saddr);
-	any_is_own(sa, own_v4, own_v6);
-}
-
-static __always_inline int check_net(struct socket *sock, const void *address, __u8 op, __u8 hook)
-{
-	struct sock *sk = BPF_CORE_READ(sock, sk);
-	struct sockaddr_any sa = {};
-	struct match m = {};
-	struct slot s = {};
-	struct peer p;
-
-	if (!slot_of(&s, AEGIS_KINDS_NET) || !address || !sk)
-		return 0;
-	read_address(&sa, address);
-	if (hook == AEGIS_HOOK_CONNECT && sa.family == FAMILY_UNSPEC)
-		return 0; /* ends a connection */
-	/* Such a socket takes it for AF_INET6 (rawv6_sendmsg()). */
-	if (sa.family == FAMILY_UNSPEC && BPF_CORE_READ(sk, sk_type) == SOCK_RAW &&
-	    BPF_CORE_READ(sk, __sk_common.skc_family) == FAMILY_INET6)
-		sa.family = FAMILY_INET6;
-	if (op == AEGIS_OP_EGRESS)
-		read_own(&sa, sk);
-	peer_of(&p, &sa, BPF_CORE_READ(sk, __sk_common.skc_family), BPF_CORE_READ(sk, sk_protocol),
-		op == AEGIS_OP_EGRESS);
-	if (!p.family)
-		return 0;
-	match_net(&m, &s, &p, op);
-	return m.uid ? finish_net(&s, &m, &p, hook) : 0;
-}
-
 SEC("lsm/socket_connect")
 int BPF_PROG(aegis_socket_connect, struct socket *sock, struct sockaddr *address, int addrlen,
 	     int ret)
@@ -289,6 +198,7 @@ SEC("lsm/socket_sendmsg")
 int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
 {
 	void *name = BPF_CORE_READ(msg, msg_name);
+	struct sockaddr_any sa;
 	__u16 protocol;
 
 	if (ret)
@@ -300,5 +210,32 @@ int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int 
 	if (protocol_of(protocol) == PROTO_TCP && BPF_CORE_READ(sock, sk, sk_type) == SOCK_STREAM &&
 	    !(BPF_CORE_READ(msg, msg_flags) & MSG_FASTOPEN))
 		return 0;
-	return check_net(sock, name, AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);
+	ret = check_net(sock, name, AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);
+	if (ret || protocol != PROTO_SCTP)
+		return ret;
+	read_address(&sa, name);
+	return check_control((__u64)BPF_CORE_READ(sock, sk), (__u64)BPF_CORE_READ(msg, msg_control),
+			     BPF_CORE_READ(msg, msg_controllen), sa.port);
+}
+
+/*
+ * Addresses by socket option. The arguments are copied, so that they are the
+ * plain numbers that a global function takes.
+ */
+SEC("lsm/sctp_bind_connect")
+int aegis_sctp_bind_connect(unsigned long long *ctx)
+{
+	struct {
+		__u64 sk, option, list, length;
+	} given = {};
+	int op, ret = ARG(ctx, 4);
+
+	if (ret)
+		return ret;
+	bpf_probe_read_kernel(&given, sizeof(given), ctx);
+	op = op_of_sctp(given.option);
+	if (op < 0)
+		return 0;
+	return check_list(given.sk, given.list, given.length, op,
+			  op == AEGIS_OP_BIND ? AEGIS_HOOK_BIND : AEGIS_HOOK_CONNECT);
 }

@@ -120,10 +120,25 @@ struct peer {
 #define FAMILY_INET6 10
 #define PROTO_TCP 6
 #define PROTO_UDP 17
+#define PROTO_SCTP 132
 #define PROTO_UDPLITE 136
 #define FAMILY_SMC 43
 #define PROTO_SMC 256
 #define PROTO_MPTCP 262
+
+/* include/uapi/linux/sctp.h */
+#define SCTP_PRIMARY_ADDR 6
+#define SCTP_SOCKOPT_BINDX_ADD 100
+#define SCTP_SOCKOPT_CONNECTX 110
+#define SCTP_DSTADDRV4 7
+#define SCTP_DSTADDRV6 8
+
+/* include/linux/socket.h; struct cmsghdr, uapi */
+struct control_head {
+	__u64 len; /* with this head */
+	__s32 level;
+	__s32 type;
+};
 
 struct sockaddr_any {
 	__u16 family;
@@ -131,6 +146,35 @@ struct sockaddr_any {
 	__u8 v4[4]; /* sockaddr_in; in sockaddr_in6 the flow label */
 	__u8 v6[16];
 };
+
+/*
+ * What the addresses of an SCTP option are for; -1: not asked here. Those of a
+ * sendmsg() were named to it, and those in packets come while any process runs.
+ */
+static __always_inline int op_of_sctp(__u32 option)
+{
+	if (option == SCTP_SOCKOPT_BINDX_ADD)
+		return AEGIS_OP_BIND;
+	if (option == SCTP_SOCKOPT_CONNECTX || option == SCTP_PRIMARY_ADDR)
+		return AEGIS_OP_EGRESS;
+	return -1;
+}
+
+/* In a list of addresses: struct sockaddr_in or sockaddr_in6. */
+static __always_inline __u32 size_of_address(__u16 family)
+{
+	return family == FAMILY_INET6 ? 28 : 16;
+}
+
+/* The family of the address that a control message names; 0: it names none. */
+static __always_inline __u16 family_of_control(__s32 level, __s32 type)
+{
+	if (level != PROTO_SCTP)
+		return 0;
+	if (type == SCTP_DSTADDRV4)
+		return FAMILY_INET;
+	return type == SCTP_DSTADDRV6 ? FAMILY_INET6 : 0;
+}
 
 static __always_inline __u8 protocol_of(__u16 protocol)
 {

@@ -83,6 +83,8 @@ struct socket {
 
 struct msghdr {
 	void *msg_name;
+	void *msg_control;
+	unsigned long msg_controllen;
 	__u32 msg_flags;
 } CORE;
 

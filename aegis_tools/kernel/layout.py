@@ -7,9 +7,6 @@ byte order; everything is packed without padding, because aegis.h has none hidde
 from __future__ import annotations
 
 import struct
-
-# hashlib has the same function, but loads OpenSSL first: 3 ms of every command.
-from _blake2 import blake2b
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple

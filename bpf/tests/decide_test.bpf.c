@@ -56,6 +56,12 @@ int test_ops_of_setattr(struct ops_case *t)
 	return ops_of_setattr(t->flags);
 }
 
+SEC("syscall")
+int test_op_of_sctp(struct ops_case *t)
+{
+	return op_of_sctp(t->flags);
+}
+
 struct peer_case {
 	__u16 family;
 	__u16 port; /* network byte order */

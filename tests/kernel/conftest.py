@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from apply_support import Host, policy_files, signed_bundles
+from check_support import Checks, loaded_checks
 from kernel_support import NO_LSM, REPOSITORY
 
 from aegis_tools.kernel import loader
@@ -56,6 +57,26 @@ def paths(tmp_path: Path, built: None) -> Iterator[Paths]:
 def pins(paths: Paths) -> Pins:
     """Return where a test pins what it loads; nothing is loaded."""
     return Pins(paths.pins)
+
+
+@pytest.fixture(scope="session")
+def all_checks(tmp_path_factory: pytest.TempPathFactory, built: None) -> Iterator[Checks]:
+    """Load the programs of check_test.bpf.c once."""
+    del built
+    bpffs = tmp_path_factory.mktemp("check") / "bpf"
+    mount_if_missing("bpf", bpffs)
+    with loaded_checks(bpffs) as checks:
+        yield checks
+    assert ctypes.CDLL(None).umount2(os.fsencode(bpffs), MNT_DETACH) == 0
+
+
+@pytest.fixture
+def checks(all_checks: Checks) -> Checks:
+    """Return the programs of check_test.bpf.c, with no rule, and nothing counted by rule."""
+    all_checks.clear()
+    for key, _ in list(all_checks.live.map("rule_hits").items()):
+        all_checks.live.map("rule_hits").delete(key)
+    return all_checks
 
 
 @pytest.fixture

@@ -126,6 +126,15 @@ def test_an_open_asks_for(call: Call, flags: int, mode: int, wanted: int) -> Non
     assert call("test_ops_of_open", OPS.pack(flags, mode))[0] == wanted
 
 
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [(100, 5), (110, 4), (6, 4), (5, -1), (101, -1), (126, -1), (0x01C0, -1), (0x04C0, -1)],
+)
+def test_an_option_of_sctp_names_addresses_for(call: Call, option: int, wanted: int) -> None:
+    """Options of a socket; not a sendmsg, nor what a packet asks (SCTP_PARAM_ADD_IP)."""
+    assert call("test_op_of_sctp", OPS.pack(option, 0))[0] == wanted % (1 << 32)
+
+
 ATTR_MODE, ATTR_UID, ATTR_GID, ATTR_SIZE, ATTR_ATIME, ATTR_MTIME, ATTR_CTIME = (
     1 << bit for bit in range(7)
 )
@@ -219,10 +228,19 @@ def test_an_address_is_known_however_it_was_written(
     assert peer(call, address, **options) == wanted
 
 
+@pytest.mark.parametrize("position", range(12))
+def test_every_byte_of_the_prefix_tells_ipv6_from_ipv4(call: Call, position: int) -> None:
+    raw = bytearray(socket.inet_pton(socket.AF_INET6, "::ffff:192.0.2.1"))
+    raw[position] ^= 1
+    address = socket.inet_ntop(socket.AF_INET6, bytes(raw))
+    assert peer(call, address) == (6, 6, 443, address)
+
+
 def test_the_tables_cover_a_program_that_was_really_loaded(pins: Pins, call: Call) -> None:
     del call
     assert pins.names("progs") == [
         "test_decide",
+        "test_op_of_sctp",
         "test_ops_of_open",
         "test_ops_of_setattr",
         "test_peer_of",

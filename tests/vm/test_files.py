@@ -22,6 +22,7 @@ from battery import (
     can_read,
     file_rule,
     in_child,
+    io_uring,
     mount,
     net_rule,
     overlay,
@@ -205,28 +206,8 @@ def test_openat2_is_no_way_around(host: Host, plain: Path, resolve: int) -> None
 
 def io_uring_open(path: Path) -> int:
     """Open a file through io_uring; return the completion's result."""
-    params = ctypes.create_string_buffer(120)
-    ring = call(425, 4, params)
-    offsets = struct.unpack("10I", params.raw[40:80]), struct.unpack("10I", params.raw[80:120])
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-
-    def area(length: int, offset: int) -> int:
-        address = libc.mmap(None, ctypes.c_size_t(length), 3, 1, ring, ctypes.c_long(offset))
-        assert address not in (None, ctypes.c_void_p(-1).value)
-        return int(address)
-
-    queue, completions, entries = area(4096, 0), area(4096, 0x8000000), area(4096, 0x10000000)
     name = ctypes.create_string_buffer(os.fsencode(path))
-    entry = struct.pack("BBHiQQIIQ", 18, 0, 0, -100, 0, ctypes.addressof(name), 0, 0, 1)
-    ctypes.memmove(entries, entry.ljust(64, b"\0"), 64)
-    (_, tail, *_), array = offsets[0], offsets[0][6]
-    ctypes.c_uint32.from_address(queue + array).value = 0
-    ctypes.c_uint32.from_address(queue + tail).value = 1
-    call(426, ring, 1, 1, 1, None, 0)
-    at = completions + offsets[1][5]
-    os.close(ring)
-    return ctypes.c_int32.from_address(at + 8).value
+    return io_uring(struct.pack("BBHiQQIIQ", 18, 0, 0, -100, 0, ctypes.addressof(name), 0, 0, 1))
 
 
 def test_io_uring_is_no_way_around(host: Host, plain: Path) -> None:

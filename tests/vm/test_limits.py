@@ -33,7 +33,7 @@ from battery import (
 )
 
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
-SCTP, SCTP_BINDX_ADD, SCTP_CONNECTX = 132, 100, 110
+SCTP, SCTP_BINDX_ADD, SCTP_GET_PEER_ADDRS = 132, 100, 108
 IN4, PORT = "127.0.0.7", 4444
 
 
@@ -283,19 +283,62 @@ class TestNetwork:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
             raw.sendto(datagram, (IN4, 0))
 
-    def test_sctp_names_further_addresses_by_options(self, host: Host) -> None:
-        run("modprobe", "sctp")
-        name = struct.pack("=H", socket.AF_INET) + struct.pack("!H", PORT)
-        name += socket.inet_aton(IN4) + bytes(8)
+    def test_a_route_given_by_the_sender_leads_elsewhere(self, host: Host) -> None:
+        """Loose source routing: the packet goes to the first hop, the name is the last one."""
         host.apply(net_rule(Kind.IP, IN4))
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as peer:
-            with refused():
-                peer.connect((IN4, PORT))
-            assert allowed(lambda: peer.setsockopt(SCTP, SCTP_CONNECTX, name))
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as server:
-            with refused():
-                server.bind((IN4, PORT))
-            server.setsockopt(SCTP, SCTP_BINDX_ADD, name)
+        with (
+            socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as wire,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+        ):
+            wire.bind(("lo", 0x0800))
+            wire.settimeout(5)
+            route = bytes([131, 7, 4]) + socket.inet_aton(IN4) + bytes(1)
+            peer.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, route)
+            peer.sendto(b"x", ("127.0.0.8", PORT))
+            assert wire.recv(100)[16:20] == socket.inet_aton(IN4)
+
+    def test_a_route_given_by_the_sender_leads_elsewhere_by_ipv6(self, host: Host) -> None:
+        host.apply(net_rule(Kind.IP, "::1"))
+        first, last = (socket.inet_pton(socket.AF_INET6, name) for name in ("::1", "::2"))
+        header = struct.pack("BBBBBBH", 0, 4, 4, 1, 1, 0, 0) + last + first
+        with (
+            socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x86DD)) as wire,
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer,
+        ):
+            wire.bind(("lo", 0x86DD))
+            wire.settimeout(5)
+            peer.setsockopt(socket.IPPROTO_IPV6, 57, header)  # IPV6_RTHDR
+            peer.sendto(b"x", ("::2", PORT))
+            assert wire.recv(200)[24:40] == first
+
+    def test_sockets_that_are_no_ip_are_not_looked_at(self, host: Host) -> None:
+        """The same for AF_UNIX, Bluetooth, TIPC and CAN."""
+        run("modprobe", "vsock_loopback")
+        host.apply(net_rule(Kind.PORT, f"{PORT}:any"))
+        with (
+            socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as server,
+            socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as client,
+        ):
+            server.bind((1, PORT))
+            server.listen()
+            client.settimeout(5)
+            client.connect((1, PORT))
+
+    def test_an_sctp_peer_names_further_addresses_itself(self, host: Host) -> None:
+        run("modprobe", "sctp")
+        further = struct.pack("=H", socket.AF_INET) + struct.pack("!H", PORT)
+        further += socket.inet_aton(IN4) + bytes(8)
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as server,
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP) as client,
+        ):
+            server.bind(("127.0.0.8", PORT))
+            server.setsockopt(SCTP, SCTP_BINDX_ADD, further)
+            server.listen()
+            host.apply(net_rule(Kind.IP, IN4))
+            client.connect(("127.0.0.8", PORT))
+            peers = client.getsockopt(SCTP, SCTP_GET_PEER_ADDRS, 200)
+            assert struct.unpack_from("iI", peers)[1] == 2
 
     def test_an_address_translated_on_the_way_is_another_address(self, host: Host) -> None:
         """64:ff9b::/96 is IPv4 behind NAT64: rule it as well where there is one."""

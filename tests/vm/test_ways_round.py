@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import socket
 import struct
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
-from battery import FILE_OPS, Host, Kind, Op, call, file_rule, net_rule, refused, run, touch
+from battery import (
+    FILE_OPS,
+    Host,
+    Kind,
+    Op,
+    call,
+    file_rule,
+    io_uring,
+    net_rule,
+    refused,
+    run,
+    touch,
+)
 
 CONNECT, BIND, SENDTO, RENAMEAT2, EXECVEAT, OPEN_TREE = 42, 49, 44, 316, 322, 428
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
@@ -162,3 +176,64 @@ def test_an_overlay_of_a_user_namespace_is_no_way_around(
     )
     assert f"{merged}/secret: Operation not permitted" in done.stderr
     assert done.stdout == ""
+
+
+SEND_ZC, URING_BIND, URING_CONNECT, URING_SENDMSG = 47, 56, 16, 9
+
+
+def io_uring_net(opened: socket.socket, way: int, address: str) -> int:
+    """Connect, bind or send by io_uring; return the result."""
+    name = ctypes.create_string_buffer(sockaddr(socket.AF_INET, PORT, address), 16)
+    data = ctypes.create_string_buffer(b"x", 1)
+    at, size = ctypes.addressof(name), len(name)
+    vector = ctypes.create_string_buffer(struct.pack("QQ", ctypes.addressof(data), 1), 16)
+    message = struct.pack("QQQQQQQ", at, size, ctypes.addressof(vector), 1, 0, 0, 0)
+    held = ctypes.create_string_buffer(message, len(message))
+    second, first, length, tail = {
+        URING_CONNECT: (size, at, 0, 0),
+        URING_BIND: (size, at, 0, 0),
+        URING_SENDMSG: (0, ctypes.addressof(held), 1, 0),
+        SEND_ZC: (at, ctypes.addressof(data), 1, size),
+    }[way]
+    entry = struct.pack(
+        "BBHiQQIIQHHHH", way, 0, 0, opened.fileno(), second, first, length, 0, 1, 0, 0, tail, 0
+    )
+    return io_uring(entry)
+
+
+@pytest.mark.parametrize(
+    ("way", "since"),
+    [(URING_CONNECT, 0), (URING_SENDMSG, 0), (SEND_ZC, 1), (URING_BIND, 2)],
+    ids=["connect", "sendmsg", "send", "bind"],
+)
+def test_io_uring_is_no_way_to_a_peer(host: Host, way: int, since: int, kernel_name: str) -> None:
+    if since > ["5.10", "6.1", "6.12", "7.2"].index(kernel_name):
+        return
+    host.apply(net_rule(Kind.IP, IN4))
+    for address, denied in ((IN4, True), ("127.0.0.8", False)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+            result = io_uring_net(opened, way, address)
+        assert result == -errno.EPERM if denied else result >= 0
+
+
+def test_fast_open_by_option_is_no_way_to_a_peer(host: Host) -> None:
+    """Only connect() names the peer, and answers before a packet is sent."""
+    host.apply(net_rule(Kind.IP, IN4))
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as opened:
+        opened.setsockopt(socket.IPPROTO_TCP, 30, 1)
+        with refused():
+            opened.connect((IN4, PORT))
+
+
+def test_udp_lite_is_udp(host: Host, kernel_name: str) -> None:
+    kind = (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDPLITE)
+    if kernel_name == "7.2":  # has none
+        with pytest.raises(OSError, match="not supported"):
+            socket.socket(*kind)
+        return
+    host.apply(net_rule(Kind.PORT, f"{PORT}:udp"))
+    with socket.socket(*kind) as peer:
+        for way in (peer.connect, partial(peer.sendto, b"x")):
+            with refused():
+                way((IN4, PORT))
+        peer.sendto(b"x", (IN4, PORT + 1))
