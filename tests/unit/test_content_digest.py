@@ -22,7 +22,7 @@ def spelled_out(maps: dict[str, Entries]) -> bytes:
 
 
 def many() -> list[tuple[bytes, bytes]]:
-    source = random.Random(1)  # noqa: S311 - not a secret
+    source = random.Random(1)
     size = SPECS["deny_path_map"].key_size
     return [(source.randbytes(size), source.randbytes(FILE_ENTRY.size)) for _ in range(MANY)]
 
