@@ -48,6 +48,7 @@ bench: bootstrap bpf  ## figures as ratios; the hooks' need a machine: see docs/
 	@$(VENV)/bin/python -m benchmarks.cold_start
 	@$(VENV)/bin/python -m benchmarks.scrape
 	@$(VENV)/bin/python -m benchmarks.agent
+	@$(VENV)/bin/python -m benchmarks.lockout
 
 fmt: bootstrap
 	@$(VENV)/bin/python scripts/check --fix

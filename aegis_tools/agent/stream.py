@@ -19,7 +19,7 @@ from aegis_tools.kernel.ringbuf import RingBuffer
 BATCH = 512
 SMALL = 64
 """A batch of fewer events is followed by a pause, so that there are more of them in the next."""
-PAUSE_MS, PAUSES = 10, 5
+PAUSE_MS, PAUSES = 10, 10
 """Milliseconds of a pause, and how many there are at most while the ring is not filling up."""
 _TICK = 1.0
 _GRACE = 0.5
@@ -104,6 +104,8 @@ class Stream:
         self._reader = reader
         self._stop = stop
         self._tick = tick
+        self._asked = select.poll()
+        self._asked.register(stop, select.POLLIN)
 
     def run(self) -> None:
         """Pass events on until asked to stop; what is in the ring by then is still passed on.
@@ -127,10 +129,9 @@ class Stream:
 
     def _gather(self) -> None:
         """Leave single events a moment to become a batch: being woken costs more than an event."""
-        poll = select.poll()
-        poll.register(self._stop, select.POLLIN)
+        pause, ring, enough = self._asked.poll, self._ring, self._ring.size // 4
         for _ in range(PAUSES):
-            if poll.poll(PAUSE_MS) or self._ring.pending > self._ring.size // 4:
+            if pause(PAUSE_MS) or ring.pending > enough:
                 return
 
     def _wait(self, seconds: float) -> None:

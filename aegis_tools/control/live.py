@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 
 from aegis_tools.errors import DriftError, NotLoadedError
 from aegis_tools.kernel import syscall
@@ -25,6 +26,7 @@ from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.pins import Pins
 
 Entries = dict[bytes, bytes]
+_PIECE = 2048
 
 
 class Live:
@@ -212,7 +214,11 @@ def content_digest(maps: Mapping[str, Entries]) -> bytes:
         if spec.name == "deny_dir_map":
             entries = {key: entry for key, entry in entries.items() if any(entry[:32])}
         digest.update(spec.name.encode() + b"\0" + len(entries).to_bytes(8, "little"))
-        digest.update(b"".join(sorted(map(bytes.__add__, entries.keys(), entries.values()))))
+        keys = sorted(entries)
+        parts = chain.from_iterable(zip(keys, map(entries.__getitem__, keys), strict=True))
+        # In pieces: joined whole, 65,536 names are 20 MB more of memory, and slower for it.
+        while piece := b"".join(islice(parts, _PIECE)):
+            digest.update(piece)
     return digest.digest()
 
 

@@ -79,6 +79,8 @@ def label(record: ManualRule) -> str:
 
 def with_modes(rules: Iterable[Rule], modes: Mapping[str, Mode]) -> tuple[Rule, ...]:
     """Return a policy's rules with the modes that were set by hand."""
+    if not modes:
+        return tuple(rules)
     return tuple(r._replace(mode=modes[r.id]) if r.id in modes else r for r in rules)
 
 

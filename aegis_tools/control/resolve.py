@@ -179,33 +179,40 @@ def resolve(
         PolicyError: Two rule ids have the same uid.
     """
     rules = Rules()
-    files: dict[Kind, list[Named]] = {Kind.INODE: [], Kind.PATH: [], Kind.DIRECTORY: []}
+    inodes: list[Named] = []
+    paths: list[Named] = []
+    directories: list[Named] = []
     for rule in policy.rules:
         if rule.expires and rule.expires <= now:
             rules.problems.append(Problem(rule.line, "expired: left out", False, rule.id))
             continue
-        uid = rules.add_rule(rule)
-        if rule.kind in files:
-            files[rule.kind].append((uid, rule))
+        uid, kind = rules.add_rule(rule), rule.kind
+        if kind is Kind.PATH:  # comparing, because hashing an enum is slow
+            paths.append((uid, rule))
+        elif kind is Kind.INODE:
+            inodes.append((uid, rule))
+        elif kind is Kind.DIRECTORY:
+            directories.append((uid, rule))
         else:
             add_network(rules, uid, rule)
-    _add_inodes(rules, files[Kind.INODE])
+    _add_inodes(rules, inodes)
     rules.ambiguous = frozenset(ambiguous)
-    _add_paths(rules, files[Kind.PATH], identify)
-    _add_directories(rules, files[Kind.DIRECTORY], identify)
+    _add_paths(rules, paths, identify)
+    _add_directories(rules, directories, identify)
     if fallback:
-        _add_audit_paths(rules, files[Kind.PATH])
+        _add_audit_paths(rules, paths)
     _add_cgroups(rules, policy.allow_cgroups, cgroups)
     inherit_cidrs(rules)
     return rules
 
 
 def _add_inodes(rules: Rules, named: list[Named]) -> None:
-    pack, flags, add = layout.INODE_KEY.pack, layout.ANY_GENERATION, rules.add
+    pack, tail = layout.INODE_KEY.pack, _TAIL.pack(0, 0, layout.ANY_GENERATION)
+    inodes = rules.maps["deny_inode_map"]
     for uid, rule in named:
         dev, _, ino = rule.target.partition(":")
-        key = pack(int(ino), int(dev), 0)
-        add("deny_inode_map", key, file_entry(uid, rule.operations, 0, 0, flags))
+        key, entry = pack(int(ino), int(dev), 0), _uids(uid, rule.operations) + tail
+        inodes[key] = entry if key not in inodes else rules.stricter(inodes[key], entry)
 
 
 def _add_paths(rules: Rules, named: list[Named], identify: Identify) -> None:

@@ -18,6 +18,7 @@ try:  # what hashlib hands out, without its loading OpenSSL: 5 ms of a cold star
 except ImportError:
     from hashlib import blake2b
 
+_UNHASHED = blake2b(digest_size=8)
 LAYOUT = 2
 SLOTS = 2
 NAME_MAX = 256
@@ -150,7 +151,9 @@ OUTER_MAP = (syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4)
 
 def uid_key(rule_id: str) -> bytes:
     """Return the 8 bytes by which the kernel knows a rule: BLAKE2b of its id."""
-    return blake2b(rule_id.encode(), digest_size=8).digest()
+    hashed = _UNHASHED.copy()  # a third less time than making one, and 65,536 are wanted
+    hashed.update(rule_id.encode())
+    return hashed.digest()
 
 
 def uid_of(rule_id: str) -> int:

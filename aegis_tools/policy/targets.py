@@ -79,6 +79,8 @@ def canonical(kind: Kind, text: str) -> str:
 
 def path(text: str) -> str:
     """Return an absolute path without ``//``, ``/./`` or a trailing slash."""
+    if text[:1] == "/" != text[-1] and _is_folded(text):
+        return text
     folded = _absolute(text)
     if text[-1] == "/" or folded == "/":
         raise ValueError(
@@ -96,7 +98,7 @@ def directory(text: str) -> str:
 def _absolute(text: str) -> str:
     if text[:1] != "/":
         raise ValueError("a path must be absolute: begin it with '/'")
-    if text.isascii() and len(text) <= NAME_MAX and not _needs_folding(text):
+    if _is_folded(text):
         return text.rstrip("/") or "/"
     if any(character in text for character in _NEVER_IN_PATHS):
         raise ValueError("a path cannot hold a NUL, a newline or a carriage return")
@@ -114,8 +116,13 @@ def _absolute(text: str) -> str:
     return folded
 
 
-def _needs_folding(text: str) -> bool:
-    return "//" in text or "/." in text or "\0" in text or "\n" in text or "\r" in text
+def _is_folded(text: str) -> bool:
+    """Return whether a short plain path is canonical, but for a slash at its end."""
+    return (
+        text.isascii()
+        and len(text) <= NAME_MAX
+        and not ("//" in text or "/." in text or "\0" in text or "\n" in text or "\r" in text)
+    )
 
 
 def inode(text: str) -> str:
