@@ -84,7 +84,7 @@ class Paths:
     @property
     def grub_candidate(self) -> Path:
         """A menu of GRUB's that is not in place yet."""
-        return self.state / "grub.cfg.new"
+        return self.state / "grub.cfg"
 
     @property
     def grub_menu(self) -> Path:

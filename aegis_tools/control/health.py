@@ -88,7 +88,8 @@ def next_boot(paths: Paths, active: tuple[str, ...]) -> Facts | None:
         return None
 
 
-def _pending_text(facts: Facts | None) -> str:
+def pending_text(facts: Facts | None) -> str:
+    """Return what a person is told of the next boot."""
     if facts is None:
         return "the boot configuration cannot be read: aegisbpf lsm status"
     if facts.loader is None:
@@ -349,7 +350,7 @@ def read_report(
     if config:
         return Report((*state_checks(paths), *config_checks(paths, now=now)))
     checks = [
-        *boot_checks(features, _pending_text(next_boot(paths, features.lsms))),
+        *boot_checks(features, pending_text(next_boot(paths, features.lsms))),
         *load_checks(Pins(paths.pins), lsm_active=features.lsm_active),
         *state_checks(paths),
         *held_checks(paths),

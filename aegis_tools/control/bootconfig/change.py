@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aegis_tools.control import files
 from aegis_tools.control.bootclock import boot_id
-from aegis_tools.control.bootconfig import entrychange, record, regenerate
+from aegis_tools.control.bootconfig import cmdline, entrychange, record, regenerate
 from aegis_tools.control.bootconfig.facts import Facts, read_facts
 from aegis_tools.control.bootconfig.plan import Plan
 from aegis_tools.control.bootconfig.record import Record
@@ -29,6 +30,7 @@ def carry_out(paths: Paths, plan: Plan, runner: Runner | None) -> Facts:
     Raises:
         BootError: It failed, and the boot configuration is as it was.
     """
+    _sweep(paths)
     if not plan.changed:
         _note(paths, plan)
         return plan.before
@@ -77,13 +79,25 @@ def _begun(paths: Paths, plan: Plan) -> Record:
     found = Record(facts.loader or "", boot_id(paths), facts.active, plan.names or ())
     if facts.loader != "grubby":
         return found
-    if old is not None and old.value is not None and old.loader == found.loader:
-        return replace(found, lines=old.lines, files=old.files, options=old.options)
-    return replace(
+    found = replace(
         found,
         lines={one.kernel: one.line for one in facts.entries},
         files=entrychange.texts(paths),
         options=entrychange.options(paths),
+    )
+    if old is None or old.value is None or old.loader != found.loader:
+        return found
+    # What has come since then, and has our list already, had none before.
+    ours = f"lsm={old.value}"
+    lines = {
+        k: cmdline.with_lsm(v, None) if ours in v.split() else v for k, v in found.lines.items()
+    }
+    texts = {name: text for name, text in found.files.items() if ours not in text.split()}
+    return replace(
+        found,
+        lines={**lines, **old.lines},
+        files={**texts, **old.files},
+        options=old.options,
     )
 
 
@@ -94,3 +108,12 @@ def _note(paths: Paths, plan: Plan) -> None:
         record.write(paths, None)
     if plan.verb == "enable" and facts.record is None:
         record.write(paths, Record(facts.loader or "", boot_id(paths), facts.active))
+
+
+def _sweep(paths: Paths) -> None:
+    """Remove what a command that was killed left half-written."""
+    regenerate.forget(paths)
+    for path in (paths.grub_drop_in, paths.grub_menu.resolve(), paths.later_cmdline):
+        files.remove_leftovers(path.parent, path.name)
+    files.remove_leftovers(paths.boot_entries, "*.conf")
+    files.remove_leftovers(paths.state)

@@ -68,16 +68,17 @@ def carry_out(paths: Paths, plan: Plan, runner: Runner) -> dict[str, str]:
 
 
 def _take_away(paths: Paths, plan: Plan, now: Mapping[str, str], runner: Runner) -> None:
-    """Put the old files back where nobody has changed them since; else only our argument goes."""
-    record = plan.before.record
-    if record is not None and record.digests == digests(now):
-        _put(paths, record.files)
+    """Put back files that nobody has changed since; from the others our argument is taken."""
+    record, ours = plan.before.record, plan.before.ours
+    if record is not None:
+        sums = digests(now)
+        same = [name for name in record.files if sums.get(name, "") == record.digests.get(name)]
+        _put(paths, {name: record.files[name] for name in same})
         _put_options(paths, record.options, runner)
-        return
-    runner(grubby.set_argv(None), timeout=SECONDS)
-    for kernel, value in {one.kernel: one.lsm for one in plan.after.entries}.items():
-        if value is not None:
-            runner(grubby.set_argv(value, kernel), timeout=SECONDS)
+    wanted = {one.kernel: one.lsm for one in plan.after.entries}
+    entries = reading.read_grubby(paths, runner)["entries"]
+    for kernel in dict.fromkeys(one.kernel for one in entries if one.lsm == ours):
+        runner(grubby.set_argv(wanted.get(kernel), kernel), timeout=SECONDS)
 
 
 def _put_later(paths: Paths, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from aegis_tools.control.bootconfig.entries import Entry, Foreign, is_recovery
 VARIABLE = "GRUB_CMDLINE_LINUX"
 DEFAULT_VARIABLE = "GRUB_CMDLINE_LINUX_DEFAULT"
 _HEADER = """\
-# Written by: aegisbpf lsm enable. Taken away by: aegisbpf lsm disable.
+# Made by aegisbpf lsm: enable writes it, disable removes it.
 # Recovery entries do not use this variable: they boot without it.
 """
 _LINUX = ("linux", "linux16", "linuxefi")

@@ -54,9 +54,8 @@ def always_on(active: Collection[str], asked: Collection[str] | None) -> frozens
         active: Active now.
         asked: What this boot's list named; None where that is not known.
     """
-    if asked is None:
-        return frozenset({CAPABILITY, EARLY})
-    return frozenset({CAPABILITY, *active}) - (frozenset(asked) - {CAPABILITY})
+    unasked = set(active) - set(asked) if asked is not None else ()
+    return frozenset({CAPABILITY, EARLY, *unasked})
 
 
 def lost(active: Sequence[str], then: Collection[str], always: Collection[str]) -> tuple[str, ...]:

@@ -169,8 +169,8 @@ def _with_lines(facts: Facts, values: Mapping[str, str | None], later: str | Non
 def plan_disable(facts: Facts) -> Plan:
     """Return what takes our ``lsm=`` away, and nothing else."""
     if facts.loader == "grub":
-        left = facts.own is not None or not facts.is_settled
-        if facts.ours is None or not left:
+        left = facts.ours is not None and not facts.is_settled
+        if facts.own is None and not left:
             return nothing(facts, "disable")
         default = facts.default
         if default is not None:

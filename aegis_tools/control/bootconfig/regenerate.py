@@ -40,14 +40,20 @@ def carry_out(paths: Paths, plan: Plan, runner: Runner) -> None:
         _restore(paths, drop_in, menu, new, error)
         raise
     finally:
-        paths.grub_candidate.unlink(missing_ok=True)
+        forget(paths)
+
+
+def forget(paths: Paths) -> None:
+    """Remove a menu that is not in place, and what grub-mkconfig leaves when it fails."""
+    for name in (paths.grub_candidate.name, f"{paths.grub_candidate.name}.new"):
+        paths.grub_candidate.with_name(name).unlink(missing_ok=True)
 
 
 def _checked(paths: Paths, plan: Plan, runner: Runner) -> bytes:
     """Return a new menu that is what was planned, made of what is there now."""
     for _ in range(_TRIES):
         before = _read(paths.grub_menu, _MENU)
-        paths.grub_candidate.unlink(missing_ok=True)
+        forget(paths)
         runner(["grub-mkconfig", "-o", str(paths.grub_candidate)], timeout=SECONDS)
         data = _read(paths.grub_candidate, _MENU) or b""
         verify.check(plan, grub.Menu(data.decode("utf-8", "surrogateescape")).entries)

@@ -10,6 +10,8 @@ from aegis_tools.control.bootconfig.facts import Facts
 from aegis_tools.control.bootconfig.plan import Plan
 from aegis_tools.errors import BootError
 
+_BOOTED = "journalctl --boot --dmesg --grep 'Command line'"
+
 
 def check(plan: Plan, entries: Sequence[Entry]) -> None:
     """Check what the boot loader offers after a change.
@@ -46,8 +48,10 @@ def fault(plan: Plan, entries: Sequence[Entry]) -> str:
 
 
 def _left(plan: Plan, entries: Sequence[Entry]) -> str:
-    ours, others = plan.before.ours, {one.value for one in plan.before.foreign}
-    left = [one for one in normal(entries) if one.lsm == ours and ours not in others]
+    ours = plan.before.ours
+    if ours is None or ours in [one.value for one in plan.before.foreign]:
+        return ""
+    left = [one for one in normal(entries) if one.lsm == ours]
     return f"{left[0].title or left[0].kernel} still has ours" if left else ""
 
 
@@ -67,14 +71,14 @@ def check_boot(facts: Facts, boot_id: str) -> None:
     if gone:
         raise BootError(
             f"security modules that were active are gone: {', '.join(gone)}",
-            hint="go back with: aegisbpf lsm disable; then reboot, and look at: cat /proc/cmdline",
+            hint="go back with: aegisbpf lsm disable; then reboot",
             data={"gone": gone},
         )
     if facts.pending and not facts.is_active:
         same = record is not None and record.boot_id == boot_id
         raise BootError(
             "BPF LSM is configured for the next boot, and not active in this one",
-            hint="reboot" if same else "see what was booted: cat /proc/cmdline; then reboot",
+            hint="reboot" if same else f"see what was booted: {_BOOTED}; then reboot",
         )
     if facts.is_active and not facts.pending:
         raise BootError(
