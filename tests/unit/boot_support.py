@@ -78,6 +78,7 @@ class Grub(Host):
 
     def __init__(self, root: Path, active: Sequence[str] = ACTIVE, builtin: str = WITHOUT) -> None:
         super().__init__(root, active, builtin)
+        self.shell: dict[tuple[str, ...], list[str]] = {}
         self.put("etc/default/grub", (DATA / "debian12-default-grub").read_text())
         self.put("etc/default/grub.d/10-serial.cfg", (DATA / "debian12-serial.cfg").read_text())
         self.put("usr/sbin/update-grub", "")
@@ -92,13 +93,15 @@ class Grub(Host):
         path.chmod(0o444)
 
     def menu(self) -> str:
-        done = subprocess.run(
-            ["/bin/sh", "-c", _SOURCE, "sh", str(self.paths.root)],
-            capture_output=True,
-            text=True,
-            check=True,
+        folder = self.paths.root / "etc/default"
+        texts = tuple(
+            path.read_text() for path in (folder / "grub", *sorted(folder.glob("*/*.cfg")))
         )
-        always, default, *_ = done.stdout.split("\n")
+        if texts not in self.shell:
+            command = ["/bin/sh", "-c", _SOURCE, "sh", str(self.paths.root)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            self.shell[texts] = done.stdout.split("\n")
+        always, default, *_ = self.shell[texts]
         text = MENU.replace("ro console=ttyS0 quiet", f"ro {always} {default}")
         return text.replace("ro single console=ttyS0", f"ro single {always}")
 

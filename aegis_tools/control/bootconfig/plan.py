@@ -92,7 +92,7 @@ def plan_enable(facts: Facts, *, merge: bool) -> Plan:
             hint="build on that list with: aegisbpf lsm enable --merge; or take it out there",
             data={"foreign": [one.to_dict() for one in facts.foreign]},
         )
-    base = lsmlist.split(facts.foreign[-1].value) if facts.foreign else _base(facts)
+    base = lsmlist.split(facts.foreign[-1].value) if facts.foreign else _base(facts) or _own(facts)
     names = lsmlist.desired(facts.active, base)
     kept = lsmlist.lost(facts.active, base, facts.always) if facts.foreign else ()
     kept = tuple(name for name in kept if name != lsmlist.BPF)
@@ -134,6 +134,12 @@ def _base(facts: Facts) -> tuple[str, ...]:
             hint="reboot without it, then: aegisbpf lsm enable",
         )
     return found
+
+
+def _own(facts: Facts) -> tuple[str, ...]:
+    """Return our own list where it has taken the place of another that it was built on."""
+    replaced = facts.loader == "grubby" and facts.ours in [one.lsm for one in facts.entries]
+    return lsmlist.split(facts.ours) if replaced and facts.ours else ()
 
 
 def _without_ours(facts: Facts, entry: Entry) -> str | None:
