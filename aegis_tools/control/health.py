@@ -193,15 +193,14 @@ def _live(pins: Pins, lsm_active: bool) -> list[Check]:
 
 def fallback_check(*, lsm_active: bool) -> Check:
     """Return the check that fails with the audit fallback, and says why it is what is loaded."""
-    reason, hint = "bpf is not in this boot's list of security modules", "boot with bpf in lsm=, "
+    reason = "bpf is not in this boot's list of security modules"
+    hint = "run: aegisbpf lsm enable; reboot; then: aegisbpf reset && aegisbpf load"
     if lsm_active:
         reason = (
             "bpf is in the list of security modules, but the kernel refused LSM programs, or "
             "the list could not be read, when it was loaded"
         )
         hint = "see what the kernel says to it: aegisbpf reset && aegisbpf load --require-lsm"
-    else:
-        hint += "then: aegisbpf reset && aegisbpf load"
     return Check(
         "enforceable",
         False,
