@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boot_support import ACTIVE, BUILTIN, LIST, WITHOUT, Bls, Grub, Host, failing
+from boot_support import ACTIVE, BUILTIN, LIST, RELEASE, WITHOUT, Bls, Grub, Host, failing
 
 from aegis_tools.control.bootconfig import record, verify
 from aegis_tools.control.bootconfig.change import carry_out
@@ -136,6 +136,29 @@ def test_a_foreign_list_with_all_of_it_is_nobodys_business(grub: Grub) -> None:
         plan_enable(grub.facts(), merge=False)
 
 
+def test_what_others_add_later_is_said_and_merged_when_asked(grub: Grub) -> None:
+    grub.put(SITE, appended("yama"))
+    enable(grub, merge=True)
+    grub.put(SITE, appended("yama,selinux"))
+    facts = enable(grub)
+    assert facts.pending_list == ("yama", *LIST.replace("yama,", "").split(","))
+    assert any("selinux" in text for text in facts.warnings)
+    assert "selinux" in enable(grub, merge=True).pending_list
+
+
+def test_settings_that_are_not_in_the_menu_yet_count_as_well(grub: Grub) -> None:
+    grub.active = STOCK
+    grub.put(f"boot/config-{RELEASE}", f'CONFIG_LSM="{BUILTIN}"\n')
+    assert not plan_enable(grub.facts(), merge=False).changed
+    grub.put(SITE, appended("yama"))
+    assert grub.facts().pending
+    with pytest.raises(BootError, match=SITE):
+        plan_enable(grub.facts(), merge=False)
+    assert enable(grub, merge=True).pending
+    disable(grub)
+    assert not grub.facts().pending
+
+
 def test_what_others_leave_out_is_kept_and_said(grub: Grub) -> None:
     grub.put(SITE, appended("yama"))
     grub.update()
@@ -151,7 +174,7 @@ def test_a_list_of_one_boot_only_is_not_made_permanent(grub: Grub) -> None:
     assert facts.pending_list == (*WITHOUT.split(","), "bpf")
 
     disable(grub)
-    grub.paths.root.joinpath("boot/config-6.1.0-56-cloud-amd64").unlink()
+    grub.paths.root.joinpath(f"boot/config-{RELEASE}").unlink()
     with pytest.raises(BootError, match="not that of the boot configuration"):
         enable(grub)
 
@@ -238,7 +261,7 @@ def test_a_menu_that_somebody_else_makes_meanwhile_is_not_lost(grub: Grub) -> No
 
 def test_a_kernel_without_bpf_lsm_is_not_asked_for_it(make: Callable[..., Host]) -> None:
     host = make()
-    host.put("boot/config-6.1.0-56-cloud-amd64", "# CONFIG_BPF_LSM is not set\n")
+    host.put(f"boot/config-{RELEASE}", "# CONFIG_BPF_LSM is not set\n")
     with pytest.raises(BootError, match="built without BPF LSM"):
         enable(host)
 
@@ -284,14 +307,14 @@ def test_a_kernel_that_came_with_our_list_loses_it_with_the_others(bls: Bls) -> 
     bls.entry("9.9", f"ro quiet lsm={LIST}")
     assert not plan_enable(bls.facts(), merge=False).changed
     bls.active = (*ACTIVE, "smack", "bpf")
-    bls.put("boot/config-6.1.0-56-cloud-amd64", f'CONFIG_LSM="{WITHOUT},smack"\n')
+    bls.put(f"boot/config-{RELEASE}", f'CONFIG_LSM="{WITHOUT},smack"\n')
     enable(bls)
     assert {one.lsm for one in bls.facts().entries} == {f"{LIST},smack"}
     disable(bls)
     after = bls.files()
     assert after.pop("boot/loader/entries/c445-9.9.conf")[0].endswith(b"ro quiet\nid c445-9.9\n")
-    assert after.pop("boot/config-6.1.0-56-cloud-amd64")
-    before.pop("boot/config-6.1.0-56-cloud-amd64")
+    assert after.pop(f"boot/config-{RELEASE}")
+    before.pop(f"boot/config-{RELEASE}")
     assert after == before
 
 

@@ -108,11 +108,28 @@ class Facts:
             asked.add(cmdline.effective(self.later))
         if len(asked) > 1:
             return False
-        if self.loader != "grub" or self.ours is None:
-            return True
-        if self.own is not None:
-            return asked <= {self.ours}
-        return self.ours not in asked or self.ours in [one.value for one in self.foreign]
+        if self.loader != "grub" or (self.own is None and not self.in_settings):
+            return not self.is_left_over
+        settings = self.ours if self.own is not None else self.in_settings[-1]
+        return asked <= {settings}
+
+    @property
+    def in_settings(self) -> list[str]:
+        """The lists that others' settings of GRUB have, the one that counts last."""
+        return [one.value for one in self.foreign if one.where.startswith("/")]
+
+    @property
+    def is_left_over(self) -> bool:
+        """Whether GRUB's menu still has our list, while our drop-in is gone."""
+        if self.loader != "grub" or self.own is not None or self.ours in (None, *self.in_settings):
+            return False
+        return any(one.lsm == self.ours for one in normal(self.entries))
+
+    @property
+    def unmerged(self) -> tuple[str, ...]:
+        """The modules that others' list has, and the next boot's list has not."""
+        theirs = lsmlist.split(self.foreign[-1].value) if self.foreign else ()
+        return lsmlist.lost(theirs, self.pending_list, (lsmlist.CAPABILITY,))
 
     def list_of(self, value: str | None, release: str) -> tuple[str, ...] | None:
         """Return the list that a kernel boots with; None where nothing tells.
@@ -202,6 +219,8 @@ def _warnings(facts: Facts) -> list[str]:
     lines = {facts.running, *(one.line for one in facts.entries)}
     if any(cmdline.values(line, cmdline.SECURITY) for line in lines):
         found.append("security= is on a kernel command line; the kernel ignores it beside lsm=")
+    if facts.ours and facts.unmerged:
+        found.append(f"set by others, and not in our lsm=: {', '.join(facts.unmerged)}")
     if facts.default is not None:
         if not facts.default.generated:
             found.append(f"the default entry keeps its own command line: {facts.default.title}")

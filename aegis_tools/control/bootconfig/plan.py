@@ -83,7 +83,8 @@ def plan_enable(facts: Facts, *, merge: bool) -> Plan:
             "this host does not say which security modules are active",
             hint="run it as root, so that securityfs can be mounted",
         )
-    if facts.pending and not facts.lost and facts.is_settled:
+    complete = facts.pending and not facts.lost and not (merge and facts.unmerged)
+    if complete and facts.is_settled:
         return nothing(facts, "enable")
     _check(facts)
     if facts.foreign and not merge:
@@ -175,8 +176,7 @@ def _with_lines(facts: Facts, values: Mapping[str, str | None], later: str | Non
 def plan_disable(facts: Facts) -> Plan:
     """Return what takes our ``lsm=`` away, and nothing else."""
     if facts.loader == "grub":
-        left = facts.ours is not None and not facts.is_settled
-        if facts.own is None and not left:
+        if facts.own is None and not facts.is_left_over:
             return nothing(facts, "disable")
         default = facts.default
         if default is not None:
