@@ -60,7 +60,7 @@ class Foreign(NamedTuple):
 def is_recovery(name: str, line: str) -> bool:
     """Return whether an entry of GRUB's is for recovery, by its id or else by what it boots."""
     if name:
-        return "-recovery-" in name
+        return "-recovery" in name
     return any(one.text in _RECOVERY_WORDS for one in cmdline.arguments(line))
 
 

@@ -36,7 +36,8 @@ def fault(plan: Plan, entries: Sequence[Entry]) -> str:
     facts = plan.before
     for entry in normal(entries):
         if entry.lsm != plan.value:
-            return f"{entry.title or entry.kernel} has lsm={entry.lsm}"
+            found = "no lsm=" if entry.lsm is None else f"lsm={entry.lsm}"
+            return f"{entry.title or entry.kernel} has {found}"
         names = lsmlist.split(entry.lsm or "")
         if lsmlist.BPF not in names or lsmlist.lost(facts.active, names, facts.always):
             return f"{entry.title or entry.kernel} loses a security module"
