@@ -1,7 +1,7 @@
 """Hosts for tests of the boot configuration: files below a folder, and the boot loader's tools.
 
 The tools are stand-ins that do to the files what the real ones do; settings are read by a real
-shell, and the menu is Debian's own with other command lines.
+shell, and the menu is that of this project's system machine (Debian 12) with other command lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aegis_tools.control.bootconfig import grubby
+from aegis_tools.control.bootconfig.change import carry_out
 from aegis_tools.control.bootconfig.facts import Facts, read_facts
+from aegis_tools.control.bootconfig.plan import plan_disable, plan_enable
 from aegis_tools.errors import CommandError
 from aegis_tools.paths import Paths
 
@@ -170,3 +172,11 @@ def _edit(line: str, change: str) -> str:
 
 def failing(*_: object, **__: object) -> str:
     raise CommandError("grub-mkconfig failed", hint="see what it said", detail="no space")
+
+
+def enable(host: Host, *, merge: bool = False) -> Facts:
+    return carry_out(host.paths, plan_enable(host.facts(), merge=merge), host.run)
+
+
+def disable(host: Host) -> Facts:
+    return carry_out(host.paths, plan_disable(host.facts()), host.run)

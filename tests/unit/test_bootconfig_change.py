@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boot_support import ACTIVE, BUILTIN, LIST, RELEASE, WITHOUT, Bls, Grub, Host, failing
+from boot_support import (
+    ACTIVE,
+    BUILTIN,
+    LIST,
+    RELEASE,
+    WITHOUT,
+    Bls,
+    Grub,
+    Host,
+    disable,
+    enable,
+    failing,
+)
 
 from aegis_tools.control.bootconfig import record, verify
 from aegis_tools.control.bootconfig.change import carry_out
-from aegis_tools.control.bootconfig.facts import Facts
 from aegis_tools.control.bootconfig.plan import document, plan_disable, plan_enable
 from aegis_tools.control.store import Store
 from aegis_tools.errors import BootError
@@ -23,14 +31,6 @@ SITE = "etc/default/grub.d/50-site.cfg"
 DROP_IN = "etc/default/grub.d/99-aegisbpf.cfg"
 LATE = "etc/default/grub.d/zz-late.cfg"
 STOCK = (*ACTIVE, "bpf")
-
-
-def enable(host: Host, *, merge: bool = False) -> Facts:
-    return carry_out(host.paths, plan_enable(host.facts(), merge=merge), host.run)
-
-
-def disable(host: Host) -> Facts:
-    return carry_out(host.paths, plan_disable(host.facts()), host.run)
 
 
 def appended(value: str, variable: str = "GRUB_CMDLINE_LINUX_DEFAULT") -> str:
@@ -395,63 +395,3 @@ def test_a_damaged_record_is_said_and_nothing_is_changed(grub: Grub) -> None:
             grub.facts()
     good = record.Record("grub", "b", ("x",), ("y",), {"k": "l"}, {"f": "\xff"}, {"f": "0"}, "o")
     assert record.parse(good.to_bytes()) == good
-
-
-WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod")
-
-
-def killed_at(step: int, deed: Callable[[], object]) -> bool:
-    """Do it in a process that is killed before its ``step``th change; tell whether it was."""
-    child = os.fork()
-    if child == 0:
-        left = [step]
-
-        def hook(event: str, arguments: tuple[object, ...]) -> None:
-            if event not in WRITES or (event == "open" and not _writes(arguments)):
-                return
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.addaudithook(hook)
-            deed()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def _writes(arguments: tuple[object, ...]) -> bool:
-    flags = arguments[2]
-    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-
-
-@pytest.mark.parametrize("deed", [enable, disable])
-@pytest.mark.parametrize("then", [enable, disable])
-def test_after_a_kill_at_any_instant_the_next_command_works(
-    make: Callable[..., Host], deed: Callable[[Host], Facts], then: Callable[[Host], Facts]
-) -> None:
-    host = make()
-    start = host.files()
-    enable(host)
-    enabled = {n: d for n, d in host.files().items() if n != "var/lib/aegisbpf/lsm.json"}
-    disable(host)
-    step = 0
-    while True:
-        if deed is disable:
-            enable(host)
-        if not killed_at(step, lambda: deed(host)):
-            break
-        if isinstance(host, Grub):
-            assert host.get("boot/grub/grub.cfg").count("menuentry '") == 3
-        facts = then(host)
-        Store(host.paths).prepare()
-        now = host.files()
-        assert facts.pending == (then is enable)
-        wanted = enabled if then is enable else start
-        for name, data in wanted.items():
-            assert now[name][0].split() == data[0].split(), (step, name)
-        disable(host)
-        assert host.files().keys() == start.keys(), step
-        step += 1
-    assert step > 5
