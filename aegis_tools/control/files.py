@@ -252,9 +252,15 @@ def remove(path: Path, *, what: str) -> None:
         _sync_folder(path.parent)
 
 
-def remove_leftovers(folder: Path) -> int:
-    """Remove what killed writers left, and return how many; the caller holds the lock."""
-    found = [p for p in folder.glob(f".*{_TMP}") if not p.is_dir()]
+def remove_leftovers(folder: Path, name: str = "") -> int:
+    """Remove what killed writers left, and return how many; the caller holds the lock.
+
+    Args:
+        folder: Where they wrote.
+        name: What they wrote, ``*`` for any part of it; in a folder that is not ours alone.
+    """
+    pattern = f".{name}.{'[0-9a-f]' * 16}{_TMP}" if name else f".*{_TMP}"
+    found = [p for p in folder.glob(pattern) if not p.is_dir()]
     for path in found:
         path.unlink(missing_ok=True)
     return len(found)

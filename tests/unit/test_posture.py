@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from boot_support import Grub
 
-from aegis_tools.control.health import Check, Report, boot_checks, next_boot_names_bpf
+from aegis_tools.control.health import Check, Report, boot_checks, next_boot, pending_text
 from aegis_tools.control.posture import judge
 from aegis_tools.control.settings import parse_rate, setting, shown, to_sample
 from aegis_tools.errors import UsageError
 from aegis_tools.kernel.features import Features
 from aegis_tools.kernel.layout import SAMPLE_ALL
+from aegis_tools.paths import Paths
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,6 @@ def test_an_unknown_setting_lists_the_known_ones() -> None:
 def features(**given: object) -> Features:
     known: dict[str, object] = {
         "release": "6.1", "lsms": ("capability", "bpf"), "btf": True, "disabled": False,
-        "bpf_pending": None,
     }  # fmt: skip
     return Features(**{**known, **given})  # type: ignore[arg-type]
 
@@ -88,31 +89,37 @@ def failed(checks: list[Check]) -> list[str]:
 
 
 def test_a_kernel_with_everything_has_nothing_to_complain_about() -> None:
-    assert failed(boot_checks(features(), None)) == []
+    assert failed(boot_checks(features(), "x")) == []
 
 
 def test_pending_is_not_active() -> None:
-    checks = boot_checks(features(lsms=("capability",), bpf_pending=True), None)
+    checks = boot_checks(features(lsms=("capability",)), "x")
     assert failed(checks) == ["lsm-active"]
-    assert "names bpf" in next(c.message for c in checks if c.name == "lsm-pending")
+    assert next(c for c in checks if c.name == "lsm-pending").ok is None
 
 
 def test_the_first_failure_makes_the_exit_code() -> None:
-    checks = boot_checks(features(btf=False, lsms=()), None)
+    checks = boot_checks(features(btf=False, lsms=()), "x")
     assert failed(checks) == ["btf", "lsm-active"]
     assert Report(tuple(checks)).exit_code == 6
-    assert Report(tuple(boot_checks(features(lsms=()), None))).exit_code == 5
-    assert Report(tuple(boot_checks(features(), None))).exit_code == 0
+    assert Report(tuple(boot_checks(features(lsms=()), "x"))).exit_code == 5
+    assert Report(tuple(boot_checks(features(), "x"))).exit_code == 0
 
 
-def test_the_last_lsm_parameter_of_the_next_boot_counts(tmp_path: Path) -> None:
-    assert next_boot_names_bpf(tmp_path) is None
-    (tmp_path / "etc/default/grub.d").mkdir(parents=True)
-    (tmp_path / "etc/default/grub").write_text('GRUB_CMDLINE_LINUX="quiet lsm=yama"\n')
-    assert next_boot_names_bpf(tmp_path) is False
-    drop_in = tmp_path / "etc/default/grub.d/99-aegisbpf.cfg"
-    drop_in.write_text(
-        "# lsm=nothing\n"
-        'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT lsm=yama,apparmor,bpf"\n'
-    )
-    assert next_boot_names_bpf(tmp_path) is True
+def test_what_is_pending_is_what_the_boot_configuration_says(tmp_path: Path) -> None:
+    def text() -> str:
+        return pending_text(next_boot(host.paths, host.active))
+
+    host = Grub(tmp_path)
+    assert "without bpf: its kernel's list is without it" in text()
+    host.put("etc/default/grub.d/50-x.cfg", 'GRUB_CMDLINE_LINUX="lsm=yama"\n')
+    assert "without bpf: its kernel's list" in text(), "the menu is not made anew yet"
+    host.update()
+    assert "without bpf: lsm= leaves it out" in text()
+    host.put("etc/default/grub.d/60-x.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="lsm=yama,bpf"\n')
+    host.update()
+    assert "has bpf, by lsm=" in text()
+    host.paths.lsm_record.parent.mkdir(parents=True)
+    host.paths.lsm_record.write_text("damaged")
+    assert "cannot be read" in text()
+    assert "no boot loader" in pending_text(next_boot(Paths(tmp_path / "none"), ("bpf",)))
