@@ -22,6 +22,13 @@ OTHERS_WRITE = 0o022
 OTHERS_ANY = 0o077
 WORLD_WRITE = 0o002
 _TMP = ".tmp"
+IN_THE_WAY = "move it away (--verbose shows its name), then run the command again"
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space, then run the command again",
@@ -34,6 +41,8 @@ _HINTS = {
     errno.ENOENT: "check the name",
     errno.ELOOP: "put a regular file in the place of the symbolic link",
     errno.ENOTDIR: "check the name",
+    errno.EISDIR: IN_THE_WAY,
+    errno.ENOTEMPTY: IN_THE_WAY,
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -260,6 +269,13 @@ def remove_leftovers(folder: Path) -> int:
     return len(found)
 
 
+def kind_of(found: os.stat_result) -> str:
+    """Return what something is that is no regular file, for a message; empty for a regular one."""
+    if stat.S_ISREG(found.st_mode):
+        return ""
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file")
+
+
 def printable(text: str, limit: int = 200) -> str:
     """Return ``text`` fit for a terminal: control characters escaped, length limited."""
     safe = "".join(
@@ -301,8 +317,8 @@ def _read_all(fd: int, limit: int) -> bytes:
 def _fault(
     found: os.stat_result, limit: int, owners: Collection[int] | None, forbid: int
 ) -> tuple[str, str] | None:
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a regular file", "give the name of a file"
+    if kind := kind_of(found):
+        return f"is {kind}", "give the name of a file" if owners is None else IN_THE_WAY
     if owners is not None and found.st_uid not in owners:
         return "belongs to another user", "make its owner right with: chown"
     if found.st_mode & forbid:
@@ -354,6 +370,8 @@ def _explain(error: type[AegisError], message: str, found: OSError, detail: str)
         errno.ENOENT: "it does not exist",
         errno.EEXIST: "it exists already",
         errno.ELOOP: "it is a symbolic link",
+        errno.EISDIR: "it is a folder",
+        errno.ENOTEMPTY: "it is a folder",
     }.get(found.errno or 0, (found.strerror or "unknown reason").lower())
     hint = _HINTS.get(found.errno or 0, "run the command again with --verbose")
     if found.errno == errno.EEXIST:
