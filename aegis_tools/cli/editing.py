@@ -74,9 +74,9 @@ def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:
         capacity.note(app.paths, now=time.time())
     except StateError as error:
         raise StateError(
-            "it is done, but could not be written to the history",
+            f"it is done, but could not be written to the history ({error.message})",
             hint=error.hint,
-            detail=f"{error.message} {error.detail}",
+            detail=error.detail,
         ) from error
 
 

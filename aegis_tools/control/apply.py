@@ -201,9 +201,10 @@ def carry_out(
         store.prune(live=[record.digest])
     except StateError as error:
         raise StateError(
-            "the policy is live, but could not be recorded: a reboot would bring the old one",
-            hint="free space or make the state folder writable, then apply it again",
-            detail=f"{error.message} {error.detail}",
+            "the policy is live, but could not be recorded: a reboot would bring the old one "
+            f"({error.message})",
+            hint=error.hint,
+            detail=error.detail,
         ) from error
     return record
 

@@ -207,7 +207,7 @@ def ensure_folder(path: Path, *, mode: int = 0o700) -> None:
     with _as_error(StateError, "cannot make a folder of ours"):
         if not path.is_dir():
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.mkdir(mode=mode, exist_ok=True)
+            _make_folder(path, mode)
             _sync_folder(path.parent)
         fd = os.open(path, _FOLDER | os.O_NOFOLLOW)
         try:
@@ -325,7 +325,8 @@ def _fault(
         who = "can be used by others" if forbid == OTHERS_ANY else "can be changed by others"
         return who, f"make it safe with: chmod {stat.S_IMODE(found.st_mode) & ~forbid:04o}"
     if found.st_size > limit:
-        return f"is larger than {limit} bytes", "check that this is the file you mean"
+        ours = IN_THE_WAY if owners is not None else "check that this is the file you mean"
+        return f"is larger than {limit} bytes", ours
     return None
 
 
@@ -342,6 +343,17 @@ def _check_folder(found: os.stat_result, owner: int, path: Path) -> None:
             hint="make it safe with: chmod go-w (its name is shown with --verbose)",
             detail=str(path),
         )
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, exist_ok=True)
+    except FileExistsError:
+        raise StateError(
+            "something that is no folder is in the place of one of ours",
+            hint=IN_THE_WAY,
+            detail=str(path),
+        ) from None
 
 
 def _sync_folder(path: Path) -> None:
@@ -372,6 +384,7 @@ def _explain(error: type[AegisError], message: str, found: OSError, detail: str)
         errno.ELOOP: "it is a symbolic link",
         errno.EISDIR: "it is a folder",
         errno.ENOTEMPTY: "it is a folder",
+        errno.ENOTDIR: "a part of its path is no folder",
     }.get(found.errno or 0, (found.strerror or "unknown reason").lower())
     hint = _HINTS.get(found.errno or 0, "run the command again with --verbose")
     if found.errno == errno.EEXIST:
