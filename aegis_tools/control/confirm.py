@@ -20,7 +20,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aegis_tools.control import bootclock, bootstate, fallback, files, timer
+from aegis_tools.control import bootclock, bootstate, capacity, fallback, files, timer
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
@@ -250,6 +250,7 @@ def _finish(paths: Paths, live: Live | None, pending: Pending, seams: Seams) -> 
     bootstate.keep(paths, live if same_boot else None, pending.boot_mode)
     remove_pending(paths)
     timer.disarm(paths, runner=seams.run)
+    capacity.note(paths, now=seams.wall())
     _remember(paths, pending, "policy confirm", note=pending.action)
 
 
