@@ -12,12 +12,12 @@ from aegis_tools.cli.editing import add_rules, editing, file_target, gone_text, 
 from aegis_tools.cli.output import App, plain
 from aegis_tools.errors import PolicyError, UsageError
 from aegis_tools.policy.model import MAX_DEPTH, OPEN_OPS, Kind, Mode, Op, Rule, Signal
+from aegis_tools.policy.targets import FILE_KINDS
 
 if TYPE_CHECKING:
     from aegis_tools.control.edit import Editor
     from aegis_tools.control.rows import Row
 
-FILE_KINDS = (Kind.PATH, Kind.DIRECTORY, Kind.INODE)
 SORTS = ("path", "id", "hits", "access-time")
 
 
