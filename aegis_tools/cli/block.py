@@ -8,25 +8,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aegis_tools.cli import types
-from aegis_tools.cli.editing import (
-    added_line,
-    audit_note,
-    editing,
-    file_target,
-    reading,
-    record,
-    warn,
-    warn_of_lockouts,
-)
+from aegis_tools.cli.editing import add_rules, editing, file_target, gone_text, record, show_rows
 from aegis_tools.cli.output import App, plain
 from aegis_tools.errors import PolicyError, UsageError
 from aegis_tools.policy.model import MAX_DEPTH, OPEN_OPS, Kind, Mode, Op, Rule, Signal
+from aegis_tools.policy.targets import FILE_KINDS
 
 if TYPE_CHECKING:
-    from aegis_tools.control.edit import Added, Editor
+    from aegis_tools.control.edit import Editor
     from aegis_tools.control.rows import Row
 
-FILE_KINDS = (Kind.PATH, Kind.DIRECTORY, Kind.INODE)
 SORTS = ("path", "id", "hits", "access-time")
 
 
@@ -200,37 +191,7 @@ def make_rules(arguments: argparse.Namespace) -> list[Rule]:
 def add(app: App, arguments: argparse.Namespace) -> int:
     """Deny files by hand."""
     rules = make_rules(arguments)
-    with editing(app, "block add") as editor:
-        done = editor.add(rules, dry_run=arguments.dry_run)
-        note = audit_note(editor.live, Mode(arguments.mode))
-        made = [one for one in done if one.state in ("added", "changed")]
-        if made and not arguments.dry_run:
-            record(app, "block add", {"added": len(made)}, ", ".join(o.rule.id for o in made))
-    data = {
-        "changed": bool(made),
-        "dry_run": arguments.dry_run,
-        "note": note,
-        "problems": warn(app, rules),
-        "refusals": warn_of_lockouts(app, editor.refusals),
-        "rules": [_added_dict(one) for one in done],
-    }
-    app.show(
-        data,
-        lambda: "\n".join(added_line(one, note, dry_run=arguments.dry_run) for one in done),
-    )
-    if note and made and not app.json:
-        app.note(note)
-    return 0
-
-
-def _added_dict(one: Added) -> dict[str, object]:
-    return {
-        "rule": one.rule.id,
-        "target": one.rule.target,
-        "state": one.state,
-        "by": list(one.by),
-        "problems": [problem.message for problem in one.problems],
-    }
+    return add_rules(app, "block add", rules, dry_run=arguments.dry_run)
 
 
 def delete(app: App, arguments: argparse.Namespace) -> int:
@@ -257,7 +218,7 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
     }
     if missing and not arguments.missing_ok:
         raise _nothing_for(missing, near, gone, data)
-    app.show(data, lambda: "\n".join(_gone_text(gone, dry_run=arguments.dry_run)))
+    app.show(data, lambda: gone_text(gone, dry_run=arguments.dry_run))
     return 0
 
 
@@ -283,14 +244,6 @@ def _near(editor: Editor, missing: Iterable[str]) -> list[str]:
     return [target for target in turned if target in known]
 
 
-def _gone_text(gone: Iterable[Row], *, dry_run: bool) -> list[str]:
-    verb = "dry run, would remove" if dry_run else "removed"
-    lines = [f"{verb}: {plain(row.target)} ({plain(row.rule)})" for row in gone]
-    if any(row.source == "policy" for row in gone):
-        lines.append("the policy still has it: the next apply brings it back (drift until then)")
-    return lines or ["nothing to remove"]
-
-
 def _nothing_for(
     missing: list[str], near: list[str], gone: list[Row], data: dict[str, object]
 ) -> PolicyError:
@@ -306,17 +259,12 @@ def _nothing_for(
 
 def show(app: App, arguments: argparse.Namespace) -> int:
     """List the file rules."""
-    from aegis_tools.control.rows import list_rows
-
-    rows, note = reading(
-        app, lambda live, names: (list_rows(live, names, FILE_KINDS), names.problem)
+    return show_rows(
+        app,
+        FILE_KINDS,
+        lambda rows: "\n".join(_lines(rows, times=arguments.last_accessed)),
+        lambda rows: sort_rows(rows, arguments.sort_by),
     )
-    if note and not app.json:
-        app.note(f"note: {note}")
-    rows = sort_rows(rows, arguments.sort_by)
-    data = {"rules": [row.to_dict() for row in rows], "note": note}
-    app.show(data, lambda: "\n".join(_lines(rows, times=arguments.last_accessed)))
-    return 0
 
 
 def sort_rows(rows: Iterable[Row], by: str) -> list[Row]:

@@ -9,7 +9,7 @@ from aegis_tools.cli.output import App, plain
 from aegis_tools.control import boot as control
 from aegis_tools.control.lock import locked
 from aegis_tools.kernel import loader
-from aegis_tools.kernel.features import mount_securityfs, read_host_features
+from aegis_tools.kernel.features import check_enabled, mount_securityfs, read_host_features
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 def run(app: App, arguments: argparse.Namespace) -> int:
     """Do what is done at boot."""
     features = read_host_features(app.paths.root)
-    control.check_enabled(features)
+    check_enabled(features)
     if arguments.dry_run:
         return _would(app)
     mount_securityfs()

@@ -59,7 +59,8 @@ def as_text(found: list[Outlook], samples: int, over: list[str], warn: int) -> s
     ]  # fmt: skip
     lines = [table(rows, ("map", "entries", "capacity", "full", "a day", "full in"))]
     if all(each.per_day is None for each in found):
-        lines.append(f"not enough data for a trend: {samples} samples so far")
+        many = "1 sample" if samples == 1 else f"{samples} samples"
+        lines.append(f"not enough data for a trend: {many} so far")
     lines += [f"warning: {name} is {warn}% full or more" for name in over]
     if over:
         lines.append("  next: aegisbpf block clear-stale; or load with larger maps: "

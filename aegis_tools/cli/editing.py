@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from aegis_tools.cli.output import App, plain
@@ -28,6 +28,7 @@ from aegis_tools.policy.targets import canonical
 if TYPE_CHECKING:
     from aegis_tools.control.edit import Added
     from aegis_tools.control.lockout.model import Refusal
+    from aegis_tools.control.rows import Row
 
 _T = TypeVar("_T")
 
@@ -74,9 +75,9 @@ def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:
         capacity.note(app.paths, now=time.time())
     except StateError as error:
         raise StateError(
-            "it is done, but could not be written to the history",
+            f"it is done, but could not be written to the history ({error.message})",
             hint=error.hint,
-            detail=f"{error.message} {error.detail}",
+            detail=error.detail,
         ) from error
 
 
@@ -129,6 +130,64 @@ def added_line(one: Added, note: str, *, dry_run: bool) -> str:
     text = f"{would}{words[one.state]}: {plain(one.rule.target)}"
     text += " (audit only: nothing is refused)" if note else ""
     return text + "".join(f" ({plain(problem.message)})" for problem in one.problems)
+
+
+def add_rules(app: App, command: str, rules: Sequence[Rule], *, dry_run: bool) -> int:
+    """Make rules by hand live and print what became of each; at least one, all of one mode."""
+    with editing(app, command) as editor:
+        done = editor.add(rules, dry_run=dry_run)
+        note = audit_note(editor.live, rules[0].mode)
+        made = [one for one in done if one.state in ("added", "changed")]
+        if made and not dry_run:
+            record(app, command, {"added": len(made)}, ", ".join(one.rule.id for one in made))
+    data = {
+        "changed": bool(made),
+        "dry_run": dry_run,
+        "note": note,
+        "problems": warn(app, rules),
+        "refusals": warn_of_lockouts(app, editor.refusals),
+        "rules": [_added_dict(one) for one in done],
+    }
+    app.show(data, lambda: "\n".join(added_line(one, note, dry_run=dry_run) for one in done))
+    if note and made and not app.json:
+        app.note(note)
+    return 0
+
+
+def _added_dict(one: Added) -> dict[str, object]:
+    return {
+        "rule": one.rule.id,
+        "target": one.rule.target,
+        "state": one.state,
+        "by": list(one.by),
+        "problems": [problem.message for problem in one.problems],
+    }
+
+
+def gone_text(gone: Iterable[Row], *, dry_run: bool) -> str:
+    """Return a line for each row that a ``del`` removed, and whether the policy still has one."""
+    verb = "dry run, would remove" if dry_run else "removed"
+    lines = [f"{verb}: {plain(row.target)} ({plain(row.rule)})" for row in gone]
+    if any(row.source == "policy" for row in gone):
+        lines.append("the policy still has it: the next apply brings it back (drift until then)")
+    return "\n".join(lines or ["nothing to remove"])
+
+
+def show_rows(
+    app: App,
+    kinds: Collection[Kind],
+    text: Callable[[list[Row]], str],
+    order: Callable[[list[Row]], list[Row]] = list,
+) -> int:
+    """Print the live rules of some kinds, and a note where those of the policy have no name."""
+    from aegis_tools.control.rows import list_rows
+
+    rows, note = reading(app, lambda live, names: (list_rows(live, names, kinds), names.problem))
+    if note and not app.json:
+        app.note(f"note: {note}")
+    rows = order(rows)
+    app.show({"rules": [row.to_dict() for row in rows], "note": note}, lambda: text(rows))
+    return 0
 
 
 def warn_of_lockouts(app: App, refusals: Iterable[Refusal]) -> list[dict[str, object]]:

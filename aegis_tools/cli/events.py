@@ -29,7 +29,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", metavar="PATH", default="", help="it and all below, or a glob")
     parser.add_argument("--comm", metavar="NAME", default="", help="name of the process")
     parser.add_argument("--unit", metavar="UNIT", default="", help="systemd unit of the process")
-    parser.add_argument("--action", type=str.upper, choices=ACTIONS, default="")
+    parser.add_argument("--action", type=action, choices=ACTIONS, default="")
     parser.add_argument("--limit", metavar="N", type=types.positive, help="only the newest N lines")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--follow", "-f", action="store_true", help="only new ones, as they come")
@@ -40,10 +40,15 @@ def build(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--schema", action="store_true", help="print the JSON Schema of an event")
     parser.epilog = (
         "WHEN is how long ago (90s, 15m, 12h, 7d), a date, or a time like 2027-01-31T18:00:00Z.\n"
-        "--json prints events as they were written, one a line.\n\n"
+        "--json prints events as they were written, one a line; nothing where none match.\n\n"
         "example: aegisbpf events --since 1h --action block --path '/etc/*'"
     )
     parser.set_defaults(run=run)
+
+
+def action(text: str) -> str:
+    """Return an action in upper case; anything else as it was written, for the message."""
+    return text.upper() if text.upper() in ACTIONS else text
 
 
 def run(app: App, arguments: argparse.Namespace) -> int:
@@ -75,8 +80,12 @@ def run(app: App, arguments: argparse.Namespace) -> int:
         show_top(app, search, places, arguments.top)
     else:
         found = search.among(places.batches())
+        shown = 0
         for batch in found if arguments.limit is None else newest(found, arguments.limit):
             show(app, batch)
+            shown += len(batch)
+        if not shown:
+            app.note("no events match")
     note_damage(app, search, in_file=arguments.events_file is not None)
     return 0
 

@@ -11,7 +11,7 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.errors import KernelError, UsageError
 from aegis_tools.kernel import loader
-from aegis_tools.kernel.features import mount_securityfs, read_host_features
+from aegis_tools.kernel.features import check_enabled, mount_securityfs, read_host_features
 from aegis_tools.kernel.pins import Pins
 
 CAPACITY_OPTIONS = {
@@ -130,11 +130,7 @@ def load(app: App, arguments: argparse.Namespace) -> int:
 def _would_load(app: App, pins: Pins, options: loader.LoadOptions, *, require_lsm: bool) -> int:
     """Say what a load would do, as far as that is known without asking the kernel."""
     features = read_host_features(app.paths.root)
-    if features.disabled:
-        raise KernelError(
-            "loading is disabled on the kernel command line (aegisbpf.disable=1)",
-            hint="reboot without the parameter",
-        )
+    check_enabled(features)
     loaded, missing = pins.is_loaded(), _unattached(pins)
     if loaded:
         loader.check_layout(pins)

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aegis_tools.cli.editing import (
-    added_line,
-    audit_note,
-    editing,
-    reading,
-    record,
-    target_of,
-    warn,
-    warn_of_lockouts,
-)
+from aegis_tools.cli.editing import add_rules, editing, gone_text, record, show_rows, target_of
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.manual import manual_rule
 from aegis_tools.control.merge import NETWORK_MAPS
@@ -128,31 +119,7 @@ def make_rules(arguments: argparse.Namespace) -> list[Rule]:
 def add(app: App, arguments: argparse.Namespace) -> int:
     """Deny addresses and ports by hand."""
     rules = make_rules(arguments)
-    with editing(app, "network deny add") as editor:
-        done = editor.add(rules, dry_run=arguments.dry_run)
-        note = audit_note(editor.live, Mode(arguments.mode))
-        made = [one for one in done if one.state in ("added", "changed")]
-        if made and not arguments.dry_run:
-            names = ", ".join(one.rule.id for one in made)
-            record(app, "network deny add", {"added": len(made)}, names)
-    data = {
-        "changed": bool(made),
-        "dry_run": arguments.dry_run,
-        "note": note,
-        "problems": warn(app, rules),
-        "refusals": warn_of_lockouts(app, editor.refusals),
-        "rules": [
-            {"rule": o.rule.id, "target": o.rule.target, "state": o.state, "by": list(o.by)}
-            for o in done
-        ],
-    }
-    app.show(
-        data,
-        lambda: "\n".join(added_line(one, note, dry_run=arguments.dry_run) for one in done),
-    )
-    if note and made and not app.json:
-        app.note(note)
-    return 0
+    return add_rules(app, "network deny add", rules, dry_run=arguments.dry_run)
 
 
 def delete(app: App, arguments: argparse.Namespace) -> int:
@@ -182,31 +149,21 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
             hint="see: aegisbpf network deny list",
             data=data,
         )
-    verb = "dry run, would remove" if arguments.dry_run else "removed"
-    lines = [f"{verb}: {row.target} ({row.rule})" for row in gone] or ["nothing to remove"]
-    if any(row.source == "policy" for row in gone):
-        lines.append("the policy still has it: the next apply brings it back (drift until then)")
-    app.show(data, "\n".join(lines))
+    app.show(data, gone_text(gone, dry_run=arguments.dry_run))
     return 0
 
 
 def show(app: App, arguments: argparse.Namespace) -> int:
     """List the network rules."""
     del arguments
-    rows, note = reading(
-        app, lambda live, names: (list_rows(live, names, NETWORK_KINDS), names.problem)
-    )
-    if note and not app.json:
-        app.note(f"note: {note}")
-    data = {"rules": [row.to_dict() for row in rows], "note": note}
-    app.show(
-        data,
-        lambda: table(
+    return show_rows(
+        app,
+        NETWORK_KINDS,
+        lambda rows: table(
             (r.target, r.kind.value, "+".join(r.to_dict()["operations"]), r.mode, r.hits, r.rule)
             for r in rows
         ),
     )
-    return 0
 
 
 def clear(app: App, arguments: argparse.Namespace) -> int:

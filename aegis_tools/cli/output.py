@@ -84,13 +84,21 @@ def _open(stream: TextIO | None) -> TextIO:
 
 
 def plain(text: str, keep: str = "") -> str:
-    """Return a name as a terminal may have it: what is no visible character is escaped."""
+    """Return a name as a terminal may have it: what is neither visible nor a space is escaped."""
     if text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text
-    )
+    return "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    """Return ``\\n``, and ``\\xff`` for a byte that is no UTF-8; a space of any kind as it is."""
+    from unicodedata import category
+
+    if category(character) == "Zs":  # a no-break space drives no terminal, and is part of the name
+        return character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def _for_terminal(text: str) -> str:

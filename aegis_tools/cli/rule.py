@@ -12,12 +12,13 @@ from aegis_tools.cli.editing import audit_note, editing, reading, record
 from aegis_tools.cli.output import App, plain, table
 from aegis_tools.control import promote as control
 from aegis_tools.control.bootclock import boot_ns
-from aegis_tools.control.edit import FILE_KINDS, Editor
+from aegis_tools.control.edit import Editor
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import Names
 from aegis_tools.control.rows import Row, list_rows, moment
 from aegis_tools.kernel.layout import uid_of
 from aegis_tools.policy.model import Kind, Mode, Rule
+from aegis_tools.policy.targets import FILE_KINDS
 
 
 def build(parser: argparse.ArgumentParser) -> None:

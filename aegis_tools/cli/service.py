@@ -82,9 +82,13 @@ def _show(app: App, changes: list[Change], *, dry_run: bool, enabled: bool) -> N
         "files": [{"path": str(c.path), "action": c.verb} for c in changes],
     }
     would = "would " if dry_run else ""
-    lines = [f"{would}{c.verb} {c.path}" for c in changes if c.verb != "keep"]
+    lines = [f"{would}{c.verb} {c.path}{_purpose(c)}" for c in changes if c.verb != "keep"]
     nothing = "the files are in place as they should be" if changes else "no file of ours is there"
     app.show(facts, "\n".join(lines) or f"nothing to do: {nothing}")
+
+
+def _purpose(change: Change) -> str:
+    return f" -> {change.target} (a name that runbooks use)" if change.target else ""
 
 
 def run_status(app: App, arguments: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def build(parser: argparse.ArgumentParser) -> None:
 def run(app: App, arguments: argparse.Namespace) -> int:
     """Print one snapshot."""
     with Live(Pins(app.paths.pins)) as live:
-        snapshot = read_snapshot(live)
+        snapshot = read_snapshot(live, app.paths)
     app.show(snapshot.to_dict(), lambda: as_text(snapshot, detailed=arguments.detailed))
     return 0
 

@@ -106,7 +106,7 @@ def split_peer(text: str) -> tuple[str, int | None]:
     elif text.count(":") == 1:
         address, _, port = text.partition(":")
     wrong = UsageError(
-        f"{text} is neither an absolute path nor an address",
+        f"'{plain(text)}' is neither an absolute path nor an address",
         hint="PATH, IP, IP:PORT or [IPv6]:PORT",
     )
     try:

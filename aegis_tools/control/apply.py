@@ -10,9 +10,8 @@ Order of the effects, and what a death after each leaves:
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from aegis_tools.control import bootstate, capacity, manual
@@ -23,16 +22,17 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lockout import check
 from aegis_tools.control.lockout.model import Refusal
 from aegis_tools.control.mode import check_can_enforce, read_mode, set_mode
+from aegis_tools.control.names import Names
 from aegis_tools.control.plan import Plan, make_plan
 from aegis_tools.control.remember import remember
 from aegis_tools.control.resolve import Rules, resolve
 from aegis_tools.control.room import check_capacity
-from aegis_tools.control.source import Source, read_stored, stored_policy
+from aegis_tools.control.source import Source, read_stored
 from aegis_tools.control.store import Record, Store
-from aegis_tools.errors import AegisError, PolicyError, StateError
+from aegis_tools.errors import PolicyError, StateError
 from aegis_tools.kernel.cgroups import cgroup_ids
 from aegis_tools.kernel.inode_keys import Identifier
-from aegis_tools.kernel.layout import Config, ManualRule, uid_of
+from aegis_tools.kernel.layout import Config, ManualRule
 from aegis_tools.kernel.mounts import ambiguous_devices, read_mounts
 from aegis_tools.paths import Paths
 from aegis_tools.policy.lint import dangers
@@ -88,7 +88,7 @@ def prepare(
     plan = make_plan(
         live,
         rules,
-        name_of=lambda uids: names_of(live, store, uids),
+        name_of=Names(live, store.paths).name,
         kept=[manual.label(r) for r in records.values() if manual.key_of(r) in kept],
         problems=(*source.problems, *dangers(source.policy)),
         after=source.record.digest,
@@ -128,16 +128,6 @@ def resolve_all(
         if rule == record.text or said.get(rule, modes[rule]) is not modes[rule]:
             rules.maps["manual_rules"][manual.key_of(record)] = record.pack()
     return rules
-
-
-def names_of(live: Live, store: Store, uids: Iterable[int]) -> dict[int, str]:
-    """Return the ids of live rules by uid, as far as stored policies and records tell."""
-    names = {uid: manual.id_of(record) for uid, record in live.manual_rules().items()}
-    digest = live.info().bundle
-    if any(digest) and not set(uids) <= set(names):
-        with contextlib.suppress(AegisError):
-            names.update((uid_of(rule.id), rule.id) for rule in stored_policy(store, digest).rules)
-    return names
 
 
 def accept(paths: Paths, prepared: Prepared) -> Record:
@@ -209,9 +199,10 @@ def carry_out(
         store.prune(live=[record.digest])
     except StateError as error:
         raise StateError(
-            "the policy is live, but could not be recorded: a reboot would bring the old one",
-            hint="free space or make the state folder writable, then apply it again",
-            detail=f"{error.message} {error.detail}",
+            "the policy is live, but could not be recorded: a reboot would bring the old one "
+            f"({error.message})",
+            hint=error.hint,
+            detail=error.detail,
         ) from error
     return record
 

@@ -9,10 +9,11 @@ out by now, the host is held in audit.
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aegis_tools.control import bootstate, fallback, survival
+from aegis_tools.control import bootstate, capacity, fallback, survival
 from aegis_tools.control.apply import make_live, prepare
 from aegis_tools.control.bootclock import SYSTEM, Seams, boot_id
 from aegis_tools.control.bootstate import BootState
@@ -25,9 +26,9 @@ from aegis_tools.control.remember import remember
 from aegis_tools.control.source import Source, read_stored
 from aegis_tools.control.store import Store
 from aegis_tools.control.unattended import hold_if_locked_out
-from aegis_tools.errors import AegisError, BootError, StateError
+from aegis_tools.errors import AegisError, StateError
 from aegis_tools.kernel import loader
-from aegis_tools.kernel.features import Features
+from aegis_tools.kernel.features import Features, check_enabled
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
@@ -71,15 +72,6 @@ class Booted:
             "notes": list(self.notes),
             "pending": self.pending is not None,
         }
-
-
-def check_enabled(features: Features) -> None:
-    """Raise BootError where the kernel command line forbids everything of ours."""
-    if features.disabled:
-        raise BootError(
-            "loading is disabled on the kernel command line (aegisbpf.disable=1)",
-            hint="reboot without the parameter",
-        )
 
 
 def boot(
@@ -164,6 +156,7 @@ def _finish(
     name, digest = (source.record.name, source.record.digest) if source else ("", "")
     notes = [problem.message for problem in source.problems] if source else []
     if changed:
+        capacity.note(paths, now=time.time())
         _remember(paths, f"mode {mode.value}; policy {name or 'none'}")
     return Booted(loaded, changed, name, digest, mode, held, tuple(notes))
 

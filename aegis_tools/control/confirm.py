@@ -20,7 +20,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aegis_tools.control import bootclock, bootstate, fallback, files, relogin, timer
+from aegis_tools.control import bootclock, bootstate, capacity, fallback, files, relogin, timer
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
@@ -253,6 +253,7 @@ def _finish(paths: Paths, live: Live | None, pending: Pending, seams: Seams) -> 
     bootstate.keep(paths, sizes, pending.boot_mode, forced=felt if whole else None)
     remove_pending(paths)
     timer.disarm(paths, runner=seams.run)
+    capacity.note(paths, now=seams.wall())
     _remember(paths, pending, "policy confirm", note=pending.action)
 
 

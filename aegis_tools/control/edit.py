@@ -52,8 +52,6 @@ from aegis_tools.policy.model import Kind, Policy, Problem, Rule
 if TYPE_CHECKING:
     from aegis_tools.control.lockout.model import Refusal
 
-FILE_KINDS = frozenset({Kind.PATH, Kind.DIRECTORY, Kind.INODE})
-
 _INDEX = {spec.name: index for index, spec in enumerate(POLICY_MAPS)}
 _FEW = 256
 """Up to so many entries are changed one by one; beyond, a commit is faster."""
@@ -133,7 +131,7 @@ class Editor:
 
         Raises:
             PolicyError: A rule could match nothing; none is added.
-        LockoutError: The check refuses one; none is added.
+            LockoutError: The check refuses one; none is added.
             KernelError: A map is full, or the kernel refused; those before it are added.
         """
         rules = tuple(rules)

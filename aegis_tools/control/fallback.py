@@ -127,7 +127,7 @@ def enter(
     """
     before = mode or read_mode(live)
     set_mode(live, Mode.AUDIT)
-    if read(paths) is not None:
+    if why_held(paths):  # also by a record that cannot be read
         return False
     since = int(time.time() if now is None else now)
     found = Fallback(since, reason, printable(detail), before)

@@ -22,6 +22,13 @@ OTHERS_WRITE = 0o022
 OTHERS_ANY = 0o077
 WORLD_WRITE = 0o002
 _TMP = ".tmp"
+IN_THE_WAY = "move it away (--verbose shows its name), then run the command again"
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space, then run the command again",
@@ -34,6 +41,8 @@ _HINTS = {
     errno.ENOENT: "check the name",
     errno.ELOOP: "put a regular file in the place of the symbolic link",
     errno.ENOTDIR: "check the name",
+    errno.EISDIR: IN_THE_WAY,
+    errno.ENOTEMPTY: IN_THE_WAY,
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
@@ -198,7 +207,7 @@ def ensure_folder(path: Path, *, mode: int = 0o700) -> None:
     with _as_error(StateError, "cannot make a folder of ours"):
         if not path.is_dir():
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.mkdir(mode=mode, exist_ok=True)
+            _make_folder(path, mode)
             _sync_folder(path.parent)
         fd = os.open(path, _FOLDER | os.O_NOFOLLOW)
         try:
@@ -266,6 +275,13 @@ def remove_leftovers(folder: Path, name: str = "") -> int:
     return len(found)
 
 
+def kind_of(found: os.stat_result) -> str:
+    """Return what something is that is no regular file, for a message; empty for a regular one."""
+    if stat.S_ISREG(found.st_mode):
+        return ""
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file")
+
+
 def printable(text: str, limit: int = 200) -> str:
     """Return ``text`` fit for a terminal: control characters escaped, length limited."""
     safe = "".join(
@@ -307,15 +323,16 @@ def _read_all(fd: int, limit: int) -> bytes:
 def _fault(
     found: os.stat_result, limit: int, owners: Collection[int] | None, forbid: int
 ) -> tuple[str, str] | None:
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a regular file", "give the name of a file"
+    if kind := kind_of(found):
+        return f"is {kind}", "give the name of a file" if owners is None else IN_THE_WAY
     if owners is not None and found.st_uid not in owners:
         return "belongs to another user", "make its owner right with: chown"
     if found.st_mode & forbid:
         who = "can be used by others" if forbid == OTHERS_ANY else "can be changed by others"
         return who, f"make it safe with: chmod {stat.S_IMODE(found.st_mode) & ~forbid:04o}"
     if found.st_size > limit:
-        return f"is larger than {limit} bytes", "check that this is the file you mean"
+        ours = IN_THE_WAY if owners is not None else "check that this is the file you mean"
+        return f"is larger than {limit} bytes", ours
     return None
 
 
@@ -332,6 +349,17 @@ def _check_folder(found: os.stat_result, owner: int, path: Path) -> None:
             hint="make it safe with: chmod go-w (its name is shown with --verbose)",
             detail=str(path),
         )
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, exist_ok=True)
+    except FileExistsError:
+        raise StateError(
+            "something that is no folder is in the place of one of ours",
+            hint=IN_THE_WAY,
+            detail=str(path),
+        ) from None
 
 
 def _sync_folder(path: Path) -> None:
@@ -360,6 +388,9 @@ def _explain(error: type[AegisError], message: str, found: OSError, detail: str)
         errno.ENOENT: "it does not exist",
         errno.EEXIST: "it exists already",
         errno.ELOOP: "it is a symbolic link",
+        errno.EISDIR: "it is a folder",
+        errno.ENOTEMPTY: "it is a folder",
+        errno.ENOTDIR: "a part of its path is no folder",
     }.get(found.errno or 0, (found.strerror or "unknown reason").lower())
     hint = _HINTS.get(found.errno or 0, "run the command again with --verbose")
     if found.errno == errno.EEXIST:

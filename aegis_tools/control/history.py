@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from aegis_tools.control.files import OTHERS_WRITE, SYSTEM, Calls, printable, write_all
+from aegis_tools.control.files import OTHERS_WRITE, SYSTEM, Calls, kind_of, printable, write_all
 from aegis_tools.errors import StateError
 from aegis_tools.policy import strictjson
 
@@ -25,12 +25,6 @@ KEPT_FILES = 4
 _MAX_LINE = 65536
 _MAX_TEXT = 512
 _BLOCK = 65536
-_KINDS = {
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFSOCK: "a socket",
-}
 
 
 @dataclass(frozen=True)
@@ -223,8 +217,7 @@ def _backwards(fd: int, limit: int) -> Iterator[bytes]:
 
 
 def _check_type(found: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file")
+    if kind := kind_of(found):
         raise StateError(
             f"the history log is {kind}",
             hint="move it away; the next change begins a new log (see --verbose for its name)",

@@ -44,9 +44,10 @@ def switch(
         bootstate.keep(paths, live, mode, forced=None if mode is Mode.ENFORCE else ())
     except StateError as error:
         raise StateError(
-            f"the mode is {mode.value} now, but could not be recorded: a reboot brings the old one",
+            f"the mode is {mode.value} now, but could not be recorded: a reboot brings the old one "
+            f"({error.message})",
             hint=error.hint,
-            detail=f"{error.message} {error.detail}",
+            detail=error.detail,
         ) from error
     if changed:
         remember(paths, action, note=f"{before.value} -> {mode.value}")

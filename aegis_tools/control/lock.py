@@ -7,6 +7,7 @@ dies. The file says who holds it, for the message only. The lock is not re-entra
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from aegis_tools.control.files import ensure_folder, printable
+from aegis_tools.control.files import IN_THE_WAY, ensure_folder, printable
 from aegis_tools.errors import StateError
 from aegis_tools.policy import strictjson
 
@@ -73,12 +74,17 @@ def _acquire(path: Path) -> int | None:
             os.close(fd)
             raise
     except OSError as error:
-        raise StateError(
-            "cannot take the lock", hint="run the command as root", detail=str(error)
-        ) from error
+        raise _cannot(error) from error
     if not held:
         os.close(fd)
     return fd if held else None
+
+
+def _cannot(error: OSError) -> StateError:
+    if error.errno in (errno.EISDIR, errno.ELOOP):  # what root cannot open either
+        kind = "a folder" if error.errno == errno.EISDIR else "a symbolic link"
+        return StateError(f"cannot take the lock: it is {kind}", hint=IN_THE_WAY, detail=str(error))
+    return StateError("cannot take the lock", hint="run the command as root", detail=str(error))
 
 
 def _is_at(fd: int, path: Path) -> bool:

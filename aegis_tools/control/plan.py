@@ -141,7 +141,7 @@ def make_plan(
     live: Live,
     rules: Rules,
     *,
-    name_of: Callable[[Iterable[int]], Mapping[int, str]],
+    name_of: Callable[[int], str],
     kept: Iterable[str] = (),
     problems: Iterable[Problem] = (),
     after: str = "",
@@ -152,7 +152,7 @@ def make_plan(
     Args:
         live: The loaded maps.
         rules: What the new slot is to hold.
-        name_of: Rule ids by uid, for live rules that the new policy does not have.
+        name_of: Returns the id of a live rule that the new policy does not have, by its uid.
         kept: Ids of manual rules that are carried over.
         problems: Findings to show with the plan.
         after: Hex digest of the new bundle.
@@ -161,8 +161,7 @@ def make_plan(
     info = live.info()
     old, new = live.entries("rules"), rules.maps["rules"]
     gone = [int.from_bytes(uid, "little") for uid in old if uid not in new]
-    names = name_of(gone) if gone else {}
-    changes = [Change("-", names.get(uid, f"unknown:{uid:016x}")) for uid in gone]
+    changes = [Change("-", name_of(uid)) for uid in gone]
     rule_of, make = rules.names, tuple.__new__  # Change(...) takes three times as long
     changes += [make(Change, ("+", rule_of[uid], "")) for uid in new if uid not in old]
     changes += [

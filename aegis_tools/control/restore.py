@@ -61,7 +61,7 @@ def restore(paths: Paths, live: Live, was: Side, *, now: float) -> bool:
     records.update((uid, r) for uid, r in live.manual_rules().items() if uid not in was.absent)
     rules = resolve_all(live, policy, records, now=now)
     check_capacity(live, rules)
-    plan = make_plan(live, rules, name_of=lambda _: {}, after=was.digest)
+    plan = make_plan(live, rules, name_of=str, after=was.digest)
     if plan.policy_changed:
         commit(live, rules, bundle=digest, serial=was.serial)
     return plan.policy_changed

@@ -21,6 +21,7 @@ from aegis_tools.control.resolve import Identify
 from aegis_tools.kernel.inode_keys import InodeId
 from aegis_tools.kernel.layout import ANY_GENERATION, FILE_ENTRY, RULE_ATTR
 from aegis_tools.policy.model import Kind, Rule
+from aegis_tools.policy.targets import FILE_KINDS
 
 INODE_MAPS = ("deny_inode_map", "deny_dir_map", "deny_path_map")
 
@@ -99,7 +100,7 @@ def survey(
         older_than: Seconds without a match after which a rule counts as stale; 0 = any.
     """
     maps = live.all_entries()
-    named = {u: r for u, r in names.all().items() if r.kind in _FILE_KINDS}
+    named = {u: r for u, r in names.all().items() if r.kind in FILE_KINDS}
     places = _places(maps, set(named))
     here = _look_up(named, identify)
     findings: list[Finding] = []
@@ -121,7 +122,6 @@ def survey(
     return Survey(tuple(findings), tuple(sorted(set(unsure))))
 
 
-_FILE_KINDS = (Kind.PATH, Kind.DIRECTORY, Kind.INODE)
 _Place = tuple[str, bytes, "int | None"]  # map, key, generation (None: any)
 
 

@@ -11,6 +11,7 @@ from aegis_tools.control.posture import Posture, read_posture
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.layout import POLICY_MAPS, SAMPLE_ALL, Config, SlotInfo, Stat
 from aegis_tools.kernel.pins import Pins
+from aegis_tools.paths import Paths
 
 RUN_STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 
@@ -92,12 +93,12 @@ class Snapshot(NamedTuple):
         return text if self.measuring else text + " (not measured at present)"
 
 
-def read_snapshot(live: Live) -> Snapshot:
-    """Read everything once."""
+def read_snapshot(live: Live, paths: Paths | None = None) -> Snapshot:
+    """Read everything once; with ``paths`` also whether the host is held in audit."""
     info = live.info()
     capacities = _capacities(live)
     return Snapshot(
-        posture=read_posture(live),
+        posture=read_posture(live, paths),
         info=info,
         counters=live.stats(),
         maps=tuple(

@@ -153,9 +153,7 @@ class Store:
         Raises:
             StateError: The file is damaged or of a wrong owner.
         """
-        data = files.read_if_present(
-            self._paths.current, _MAX_RECORD, what="record of policies", owners=self._owners
-        )
+        data = self._current()
         if data is None:
             return None, None
         try:
@@ -195,13 +193,14 @@ class Store:
 
         Raises:
             StateError: The file is damaged; or it is missing though a signed policy was applied
-                here.
+                here, or that cannot be told.
         """
         data = files.read_if_present(
             self._paths.serials, _MAX_RECORD, what="record of serials", owners=self._owners
         )
         if data is not None:
             return TrustState.from_bytes(data)
+        self._current()  # what is no file at all is told as that
         try:
             known = self.records()
         except StateError as error:
@@ -263,6 +262,11 @@ class Store:
                 "cannot remove an old policy", hint="run the command as root", detail=str(error)
             ) from error
         return removed
+
+    def _current(self) -> bytes | None:
+        return files.read_if_present(
+            self._paths.current, _MAX_RECORD, what="record of policies", owners=self._owners
+        )
 
     def _file(self, digest: str, signed: bool) -> Path:
         return self._paths.bundles / (digest + (_SIGNED if signed else _PLAIN))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aegis_tools.control import manual
-from aegis_tools.control.apply import names_of, resolve_all
+from aegis_tools.control.apply import resolve_all
 from aegis_tools.control.live import Live, committed_digest, live_digest
+from aegis_tools.control.names import Names
 from aegis_tools.control.source import stored_policy
 from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError
@@ -120,11 +121,11 @@ def _altered(live: Live, store: Store) -> tuple[str, ...]:
         return ()
     expected = resolve_all(live, policy, live.manual_rules(), now=time.time())
     entries = live.all_entries()
-    names = names_of(live, store, [])
+    names = Names(live, store.paths)
     found = []
     for spec in POLICY_MAPS:
         for key, value in sorted(entries[spec.name].items() ^ expected.maps[spec.name].items()):
             side = "live" if entries[spec.name].get(key) == value else "expected"
-            rule = names.get(int.from_bytes(key, "little"), "") if spec.name == "rules" else ""
-            found.append(f"{spec.name} {rule or key.hex()[:64]} ({side})")
+            rule = names.get(int.from_bytes(key, "little")) if spec.name == "rules" else None
+            found.append(f"{spec.name} {rule.id if rule else key.hex()[:64]} ({side})")
     return tuple(found[:20])

@@ -8,7 +8,7 @@ import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from aegis_tools.errors import KernelError
+from aegis_tools.errors import BootError, KernelError
 
 BPF_FS_MAGIC = 0xCAFE4A11
 DISABLE_PARAMETER = "aegisbpf.disable=1"
@@ -60,6 +60,15 @@ def read_host_features(root: Path) -> Features:
     found = read_features()
     here = DISABLE_PARAMETER in _text(root / "proc/cmdline").split()
     return replace(found, disabled=found.disabled or here)
+
+
+def check_enabled(features: Features) -> None:
+    """Raise BootError where the kernel command line forbids everything of ours."""
+    if features.disabled:
+        raise BootError(
+            f"loading is disabled on the kernel command line ({DISABLE_PARAMETER})",
+            hint="reboot without the parameter",
+        )
 
 
 def _text(path: Path) -> str:

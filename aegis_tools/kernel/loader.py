@@ -16,7 +16,7 @@ from pathlib import Path
 from aegis_tools.errors import CommandError, KernelError
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.accounting import raise_memlock
-from aegis_tools.kernel.features import Features, is_bpffs, mount_if_missing
+from aegis_tools.kernel.features import Features, check_enabled, is_bpffs, mount_if_missing
 from aegis_tools.kernel.layout import CONFIG_VALUE, LAYOUT, POLICY_MAPS, SAMPLE_ALL, Config
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.kernel.run import Runner, run
@@ -104,13 +104,10 @@ def load(
     """Load and attach; harmless where it was done before. The caller holds the lock.
 
     Raises:
-        KernelError: The kernel refuses, another version is loaded, or loading is disabled.
+        BootError: Loading is disabled on the kernel command line.
+        KernelError: The kernel refuses, or another version is loaded.
     """
-    if features.disabled:
-        raise KernelError(
-            "loading is disabled on the kernel command line (aegisbpf.disable=1)",
-            hint="reboot without the parameter",
-        )
+    check_enabled(features)
     if not is_bpffs(pins.base.parent):
         mount_if_missing("bpf", pins.base.parent)
     if pins.is_loaded():

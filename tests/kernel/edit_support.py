@@ -9,24 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
+import apply_support
 from kernel_support import REPOSITORY
 
 from aegis_tools.cli.main import run
 from aegis_tools.control.live import Live
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
 
 
-class Host:
-    """A host below a temporary root, with what its commands print."""
-
-    def __init__(self, paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-        self.paths, self._capsys = paths, capsys
-
-    def __call__(self, *argv: str | Path, code: int = 0) -> dict[str, Any]:
-        """Run a command in this process and return its JSON document."""
-        return dict(json.loads(self._run("--json", *argv, code=code)))
+class Host(apply_support.Host):
+    """A host whose commands are also run as a person and a shell do."""
 
     def any(self, *argv: str | Path) -> dict[str, Any]:
         """Run a command and return its JSON document, whatever its exit code."""
@@ -36,14 +28,11 @@ class Host:
 
     def text(self, *argv: str | Path, code: int = 0) -> list[str]:
         """Run a command in this process and return its lines."""
-        return self._run(*argv, code=code).splitlines()
-
-    def _run(self, *argv: str | Path, code: int) -> str:
         self._capsys.readouterr()
         result = run(["--root", str(self.paths.root), *map(str, argv)])
         out, err = self._capsys.readouterr()
         assert result == code, out + err
-        return out
+        return out.splitlines()
 
     def start(self, *argv: str | Path) -> subprocess.Popen[bytes]:
         """Start a command as a process of its own."""

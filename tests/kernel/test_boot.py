@@ -12,6 +12,7 @@ from apply_support import Host, policy_files, signed_bundles
 from aegis_tools.cli.mode import change_or_stay
 from aegis_tools.cli.output import App
 from aegis_tools.control.bootclock import BOOT_ID
+from aegis_tools.control.capacity import read_samples
 from aegis_tools.control.live import Live
 from aegis_tools.control.store import Store
 from aegis_tools.kernel.layout import Config
@@ -96,6 +97,24 @@ def test_a_boot_without_a_policy_only_loads(machine: Machine) -> None:
     machine.reboot()
     done = machine("boot")
     assert (done["fresh"], done["digest"], done["mode"]) == (True, "", "audit")
+
+
+def test_a_boot_and_a_confirmation_are_samples_of_how_full_the_maps_are(
+    machine: Machine, files: dict[str, Path]
+) -> None:
+    def samples() -> list[int]:
+        found = read_samples(machine.paths.capacity_log)
+        return [sample.entries.get("rules", 0) for sample in found]
+
+    machine("policy", "apply", files["policy"])
+    machine.reboot()
+    machine("boot")
+    assert samples() == [3, 3]
+    machine("boot")  # changes nothing
+    machine("policy", "apply", files["other"], "--confirm-within", "1h")
+    assert samples() == [3, 3]
+    machine("policy", "confirm")
+    assert samples() == [3, 3, 1]
 
 
 def break_bundle(machine: Machine, bundle: Path) -> None:
@@ -218,7 +237,9 @@ def test_the_kernel_command_line_keeps_everything_from_loading(
     machine("policy", "apply", files["policy"])
     machine.reboot()
     (machine.paths.root / "proc/cmdline").write_text("ro quiet aegisbpf.disable=1\n")
-    assert "command line" in machine("boot", code=5)["message"]
+    for command in (("boot",), ("load",), ("load", "--dry-run"), ("boot", "--dry-run")):
+        assert "command line" in machine(*command, code=5)["message"]
+    assert not next(c for c in machine("health", code=5)["checks"] if c["name"] == "enabled")["ok"]
     assert not Pins(machine.paths.pins).is_loaded()
     (machine.paths.root / "proc/cmdline").write_text("ro quiet\n")
     machine("boot")

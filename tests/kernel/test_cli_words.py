@@ -74,6 +74,14 @@ def test_names_are_escaped_for_a_terminal_and_ordinary_ones_come_back(
     assert host.text("block", "del", plain) == [f"removed: {plain} (manual:path:{plain})"]
 
 
+def test_what_list_prints_del_takes_whatever_its_spaces_are(host: Host, tmp_path: Path) -> None:
+    names = [f"{tmp_path}/{name}" for name in ("no\u00a0break", "thin\u2009", "ideo\u3000graphic")]
+    host("block", "add", *names)
+    done = host.shell("aegisbpf block list | aegisbpf block del -", tmp_path / "bin")
+    assert done.returncode == 0, done.stderr
+    assert host.paths_listed() == []
+
+
 def test_dry_runs_say_what_they_would_do_and_do_nothing(host: Host) -> None:
     pins = Pins(host.paths.pins)
     links = pins.names("links")

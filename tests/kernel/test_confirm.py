@@ -298,7 +298,8 @@ def test_a_host_that_is_held_in_audit_does_not_enforce_until_it_is_resumed(
         assert fallback.enter(host.paths, live, "crash-loop", "5 starts in 60 s")
         assert not fallback.enter(host.paths, live, "deny-rate")
     assert config(host, Config.MODE) == 0
-    assert "crash-loop" in host("mode")["held"]
+    for command in ("mode", "stats"):
+        assert "crash-loop" in host(command)["held"]
     assert any(c["name"] == "held" and not c["ok"] for c in healthless(host))
     for command in (("mode", "enforce"), ("mode", "enforce", "--confirm-within", "60s"),
                     ("config", "set", "mode", "enforce")):  # fmt: skip

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel_support import NO_LSM, REPOSITORY, start_python
+from flood_support import Process, end, endure, running_agent, told
+from kernel_support import NO_LSM, start_python
 
 from aegis_tools.cli.main import run
 from aegis_tools.control.heartbeat import read_heartbeat
@@ -19,7 +17,6 @@ from aegis_tools.kernel import loader
 from aegis_tools.kernel.layout import Stat
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
-from benchmarks.process import resident
 
 FILES = 2000
 OPENS = 200_000
@@ -53,40 +50,23 @@ def folder(paths: Paths, pins: Pins, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def agent(paths: Paths, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def agent(paths: Paths, folder: Path) -> Iterator[Process]:
     """Run the agent, its events going to the file ``out``."""
-    with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "aegis_tools", "--root", str(paths.root), "run", "--audit"],
-            cwd=REPOSITORY, stdout=out, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    assert process.stderr is not None
-    assert any(b"events follow" in line for line in process.stderr)
-    yield process
-    process.kill()
-    process.communicate()
+    with running_agent(folder / "out", "--root", str(paths.root), "run", "--audit") as process:
+        yield process
 
 
-def storm(folder: Path, *, files: int, opens: int, names: bool) -> subprocess.Popen[bytes]:
+def storm(folder: Path, *, files: int, opens: int, names: bool) -> Process:
     """Start a process that opens files as fast as it can, under names that change if need be."""
     return start_python(STORM, folder, files, opens, int(names))
 
 
-def endure(process: subprocess.Popen[bytes], agent: subprocess.Popen[bytes]) -> int:
+def weather(storm: Process, agent: Process) -> int:
     """Wait for a storm's end; return the highest memory of the agent meanwhile, in KiB."""
-    highest = 0
-    while process.poll() is None:
-        highest = max(highest, resident(agent.pid).own)
-        time.sleep(0.05)
-    process.communicate()
-    assert process.returncode == 0
-    return max(highest, resident(agent.pid).own)
-
-
-def told(folder: Path) -> int:
-    """Return how many events the lines stand for."""
-    with (folder / "out").open("rb") as lines:
-        return sum(json.loads(line)["count"] for line in lines)
+    highest = endure(storm, agent)
+    storm.communicate()
+    assert storm.returncode == 0
+    return highest
 
 
 def stats(pins: Pins) -> dict[Stat, int]:
@@ -100,24 +80,22 @@ def stats(pins: Pins) -> dict[Stat, int]:
     ids=["one-file", "every-file-another", "every-process-another-name"],
 )
 def test_a_flood_leaves_memory_flat_and_no_event_uncounted(
-    pins: Pins, folder: Path, agent: subprocess.Popen[bytes], files: int, names: bool
+    pins: Pins, folder: Path, agent: Process, files: int, names: bool
 ) -> None:
-    early = endure(storm(folder, files=files, opens=WARM, names=names), agent)
-    highest = endure(storm(folder, files=files, opens=OPENS - WARM, names=names), agent)
-    agent.terminate()
-    _, err = agent.communicate(timeout=60)
-    assert agent.returncode == 0
+    early = weather(storm(folder, files=files, opens=WARM, names=names), agent)
+    highest = weather(storm(folder, files=files, opens=OPENS - WARM, names=names), agent)
+    said = end(agent)
     found = stats(pins)
     assert highest < early + FLAT_KIB
     assert found[Stat.AUDITS] == OPENS
     assert found[Stat.EVENTS] + found[Stat.RINGBUF_DROPS] == OPENS
     assert found[Stat.RINGBUF_DROPS] > 0  # else it was no flood
-    assert told(folder) == found[Stat.EVENTS]
-    assert f"{found[Stat.RINGBUF_DROPS]} dropped meanwhile".encode() in err
+    assert told(folder / "out") == found[Stat.EVENTS]
+    assert f"{found[Stat.RINGBUF_DROPS]} dropped meanwhile".encode() in said
 
 
 def test_the_heartbeat_goes_on_in_a_flood_and_adds_up(
-    paths: Paths, folder: Path, agent: subprocess.Popen[bytes]
+    paths: Paths, folder: Path, agent: Process
 ) -> None:
     beats = []
     for _ in range(50):  # of storms, until there have been some beats

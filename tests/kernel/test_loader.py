@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from kernel_support import NO_LSM, kill_after, start_python
 
-from aegis_tools.errors import CommandError, KernelError, NotLoadedError
+from aegis_tools.errors import BootError, CommandError, KernelError, NotLoadedError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.layout import CONFIG_VALUE, POLICY_MAPS, Config
 from aegis_tools.kernel.loader import LoadOptions
@@ -147,7 +147,7 @@ def test_nothing_is_left_by_remove_all(loaded: Pins) -> None:
 
 
 def test_a_disabled_boot_loads_nothing(pins: Pins) -> None:
-    with pytest.raises(KernelError, match="disabled on the kernel command line"):
+    with pytest.raises(BootError, match="disabled on the kernel command line"):
         loader.load(pins, replace(NO_LSM, disabled=True), LoadOptions())
     assert not pins.base.exists()
 

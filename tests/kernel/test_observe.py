@@ -281,8 +281,10 @@ def test_capacity_shows_every_map_and_grows_with_the_history(host: Host) -> None
     }  # fmt: skip
     assert found["maps"][0]["days_to_full"] is None
     samples = found["samples"]
+    assert "0 samples so far" in host.text("capacity")
     host.text("network", "deny", "add", "--ip", "203.0.113.77")
     assert host.json("capacity")["samples"] == samples + 1
+    assert "1 sample so far" in host.text("capacity")
     host.text("network", "deny", "add", "--ip", "203.0.113.78", "--dry-run")
     assert host.json("capacity")["samples"] == samples + 1
     assert "not enough data" in host.text("capacity")

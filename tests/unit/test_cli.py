@@ -93,14 +93,14 @@ def test_a_converted_policy_is_json_with_json_and_a_file_without(
 
 
 def test_what_could_drive_a_terminal_is_escaped_in_text_and_kept_in_json() -> None:
-    name = "/srv/a b\x1b[2J\x7f\udcff\u202e"
+    name = "/srv/a\u00a0b\x1b[2J\x7f\udcff\u202e\u2028"
     out, err = io.StringIO(), io.StringIO()
     app = App(out=out, err=err)
     app.show({}, f"{name}\tnever\n{name}")
     app.note(name)
     assert (
-        out.getvalue()
-        == "/srv/a b\\x1b[2J\\x7f\\udcff\\u202e\tnever\n/srv/a b\\x1b[2J\\x7f\\udcff\\u202e\n"
+        out.getvalue() == "/srv/a\u00a0b\\x1b[2J\\x7f\\xff\\u202e\\u2028\tnever\n"
+        "/srv/a\u00a0b\\x1b[2J\\x7f\\xff\\u202e\\u2028\n"
     )
     assert "\x1b" not in err.getvalue()
     assert plain("a\nb\t") == "a\\nb\\t"

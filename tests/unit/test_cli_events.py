@@ -70,8 +70,21 @@ def test_top_counts_repetitions(path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_nothing_found_is_nothing_printed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert output(path, capsys, "--rule", "none")[0] == ""
-    assert output(path, capsys, "--json", "--action", "kill")[0] == ""
+    for options in (
+        ("--rule", "none"),
+        ("--json", "--action", "kill"),
+        ("--limit", "3", "--comm", "z"),
+    ):
+        out, err = output(path, capsys, *options)
+        assert (out, err.splitlines()[0]) == ("", "no events match")
+
+
+def test_a_wrong_action_is_told_as_it_was_written(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["events", "--file", str(path), "--action", "nope"]) == 2
+    assert "'nope'" in capsys.readouterr().err
+    assert output(path, capsys, "--json", "--action", "Audit")[0]
 
 
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

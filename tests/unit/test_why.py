@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from aegis_tools.cli.why import split_peer
 from aegis_tools.control.posture import Posture, judge
 from aegis_tools.control.resolve import file_entry, net_entry
 from aegis_tools.control.why import (
@@ -15,6 +16,7 @@ from aegis_tools.control.why import (
     peer,
     verdicts,
 )
+from aegis_tools.errors import UsageError
 from aegis_tools.kernel import layout
 from aegis_tools.kernel.inode_keys import InodeId
 from aegis_tools.policy.model import FILE_OPS, NET_OPS, Op
@@ -178,3 +180,11 @@ def test_connecting_to_any_address_is_connecting_to_this_host() -> None:
     assert peer("::", egress=True) == bytes(15) + b"\1"
     assert peer("::ffff:0.0.0.0", egress=True) == bytes([127, 0, 0, 1])
     assert peer("0.0.0.0", egress=False) == bytes(4)
+
+
+@pytest.mark.parametrize("text", ["", "a\nb\udcff", "1.2.3.4x", "1.2.3.4:99999", "x:1"])
+def test_what_is_no_target_is_named_on_one_line(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        split_peer(text)
+    assert caught.value.message.isprintable()
+    assert "neither an absolute path nor an address" in caught.value.message
