@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SYSTEM_TESTS = REPOSITORY / "tests" / "system"
+SYSTEM_IMAGE = "system image"
 MACHINE_SECONDS = 2700
 MACHINE_MIB = 2048
 """What scripts/vm gives a machine by default."""
@@ -23,12 +24,16 @@ class Job(NamedTuple):
         argv: The command.
         results: The JUnit file that it writes.
         quiet: Its output goes to a log beside the results, shown where it fails.
+        prepares: It only makes what others need, and writes no results.
+        after: The command that it needs to have ended, by name; one that began before it.
     """
 
     name: str
     argv: tuple[str, ...]
     results: Path
     quiet: bool = False
+    prepares: bool = False
+    after: str = ""
 
 
 KINDS = ("check", "unit", "kernel", "vm", "system")
@@ -59,6 +64,8 @@ def stages(kinds: Sequence[str], results: Path, kernels: Sequence[str]) -> list[
     for names in [*alone, together] if together else alone:
         wanted = {kind: jobs(kind, results, kernels) for kind in names}
         ordered = [job for each in wanted.values() for job in each]
+        if wanted.get("system"):
+            ordered.insert(0, image_job(results))
         empty = [kind for kind, each in wanted.items() if not each]
         found.append(Stage(", ".join(names), ordered, empty))
     return found
@@ -84,13 +91,19 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
     ]
 
 
+def image_job(results: Path) -> Job:
+    """Return the command that makes what is missing of the disks of whole systems."""
+    argv = (sys.executable, "scripts/system-vm", "build")
+    return Job(SYSTEM_IMAGE, argv, results / "system-image.xml", quiet=True, prepares=True)
+
+
 def system_job(path: Path, results: Path) -> Job:
     """Return the command that runs one file of tests/system; each test starts its machine."""
     name = path.stem.removeprefix("test_")
     file = results / f"system-{name}.xml"
     pytest = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}")
     argv = (*pytest, "-m", "system", str(path.relative_to(REPOSITORY)))
-    return Job(f"system {name}", argv, file, quiet=True)
+    return Job(f"system {name}", argv, file, quiet=True, after=SYSTEM_IMAGE)
 
 
 def machines_at_once(memory_mib: int, cores: int) -> int:

@@ -16,8 +16,15 @@ def test_what_takes_long_is_one_stage_and_each_short_kind_one_before_it(tmp_path
 
 def test_the_longest_begin_first(tmp_path: Path) -> None:
     names = [job.name for job in stages(KINDS, tmp_path, KERNELS)[-1].jobs]
-    assert names[:3] == ["vm 6.1", "vm 7.2", "kernel"]
-    assert {name.split()[0] for name in names[3:]} == {"system"}
+    assert names[:4] == ["system image", "vm 6.1", "vm 7.2", "kernel"]
+    assert {name.split()[0] for name in names[4:]} == {"system"}
+
+
+def test_whole_systems_wait_for_their_disk(tmp_path: Path) -> None:
+    jobs = stages(("system",), tmp_path, KERNELS)[-1].jobs
+    assert jobs[0].prepares
+    assert jobs[1:]
+    assert {job.after for job in jobs[1:]} == {jobs[0].name}
 
 
 def test_every_command_of_a_stage_writes_results_of_its_own(tmp_path: Path) -> None:
@@ -31,8 +38,8 @@ def test_what_is_run_side_by_side_keeps_its_output_to_itself(tmp_path: Path) -> 
 
 def test_only_what_was_asked_for_is_run(tmp_path: Path) -> None:
     assert [stage.name for stage in stages(("unit",), tmp_path, KERNELS)] == ["unit"]
-    (stage,) = stages(("system", "vm"), tmp_path, KERNELS)
-    assert stage.name == "vm, system"
+    (stage,) = stages(("kernel", "vm"), tmp_path, KERNELS)
+    assert [job.name for job in stage.jobs] == ["vm 6.1", "vm 7.2", "kernel"]
 
 
 def test_a_kind_without_a_command_is_told_and_not_forgotten(tmp_path: Path) -> None:
