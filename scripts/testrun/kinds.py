@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SYSTEM_TESTS = REPOSITORY / "tests" / "system"
+SYSTEM_IMAGE = "system image"
 MACHINE_SECONDS = 2700
 MACHINE_MIB = 2048
 """What scripts/vm gives a machine by default."""
@@ -23,15 +24,51 @@ class Job(NamedTuple):
         argv: The command.
         results: The JUnit file that it writes.
         quiet: Its output goes to a log beside the results, shown where it fails.
+        prepares: It only makes what others need, and writes no results.
+        after: The command that it needs to have ended, by name; one that began before it.
     """
 
     name: str
     argv: tuple[str, ...]
     results: Path
     quiet: bool = False
+    prepares: bool = False
+    after: str = ""
 
 
 KINDS = ("check", "unit", "kernel", "vm", "system")
+TOGETHER = ("vm", "kernel", "system")
+"""Run side by side: one process that does most of the work each. The longest begin first, so
+that no core is left without work for long."""
+
+
+class Stage(NamedTuple):
+    """What is run side by side.
+
+    Attributes:
+        name: Of its kinds.
+        jobs: The commands, in the order in which they begin.
+        empty: Kinds that were asked for and have no command.
+    """
+
+    name: str
+    jobs: list[Job]
+    empty: list[str]
+
+
+def stages(kinds: Sequence[str], results: Path, kernels: Sequence[str]) -> list[Stage]:
+    """Return what is run one after the other: short kinds each alone, the others in one stage."""
+    alone = [[kind] for kind in KINDS if kind in kinds and kind not in TOGETHER]
+    together = [kind for kind in TOGETHER if kind in kinds]
+    found = []
+    for names in [*alone, together] if together else alone:
+        wanted = {kind: jobs(kind, results, kernels) for kind in names}
+        ordered = [job for each in wanted.values() for job in each]
+        if wanted.get("system"):
+            ordered.insert(0, image_job(results))
+        empty = [kind for kind, each in wanted.items() if not each]
+        found.append(Stage(", ".join(names), ordered, empty))
+    return found
 
 
 def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
@@ -44,7 +81,7 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
     if kind == "unit":
         return [Job(kind, (*pytest, "-m", "not kernel and not vm and not system"), file)]
     if kind == "kernel":
-        return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file)]
+        return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file, quiet=True)]
     if kind == "system":
         return [system_job(path, results) for path in sorted(SYSTEM_TESTS.glob("test_*.py"))]
     vm = (python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}")
@@ -54,17 +91,26 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
     ]
 
 
+def image_job(results: Path) -> Job:
+    """Return the command that makes what is missing of the disks of whole systems."""
+    argv = (sys.executable, "scripts/system-vm", "build")
+    return Job(SYSTEM_IMAGE, argv, results / "system-image.xml", quiet=True, prepares=True)
+
+
 def system_job(path: Path, results: Path) -> Job:
     """Return the command that runs one file of tests/system; each test starts its machine."""
     name = path.stem.removeprefix("test_")
     file = results / f"system-{name}.xml"
     pytest = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}")
     argv = (*pytest, "-m", "system", str(path.relative_to(REPOSITORY)))
-    return Job(f"system {name}", argv, file, quiet=True)
+    return Job(f"system {name}", argv, file, quiet=True, after=SYSTEM_IMAGE)
 
 
 def machines_at_once(memory_mib: int, cores: int) -> int:
-    """Return how many machines this host carries: 2 at most, with as much again left over."""
+    """Return how many machines, or what works as hard, this host carries: 2 at most.
+
+    As much memory again is left over.
+    """
     return 2 if cores >= 2 and memory_mib >= 4 * MACHINE_MIB else 1
 
 

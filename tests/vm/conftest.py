@@ -29,6 +29,13 @@ def belongs_elsewhere(item: pytest.Item, kernel: str) -> bool:
     return mark is not None and kernel != (mark.args[0] if mark.args else ONCE)
 
 
+def loads_by_itself(item: pytest.Item) -> bool:
+    """Return whether a test loads and removes as a document says: nothing may rely on the
+    machine's own load afterwards, so these come last."""
+    fixtures = getattr(item, "fixturenames", ())
+    return item.get_closest_marker("once") is not None and "loaded" not in fixtures
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
@@ -41,8 +48,7 @@ def pytest_collection_modifyitems(
         elsewhere = [item for item in items if belongs_elsewhere(item, kernel)]
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=elsewhere)
-    # They load and remove as the documents say, so nobody else's load may come after.
-    items.sort(key=lambda item: item.get_closest_marker("once") is not None)
+    items.sort(key=loads_by_itself)
     yield
     if "AEGIS_VM_KERNEL" not in os.environ and any(item.get_closest_marker("vm") for item in items):
         raise pytest.UsageError("tests/vm run inside a machine: scripts/vm test --kernel 6.1")

@@ -106,6 +106,10 @@ HARMLESS = [
 ]  # fmt: skip
 
 
+proof = pytest.mark.once("5.10")
+"""The proof is arithmetic on what the kernel calls files, and that is tested on every kernel."""
+
+
 @pytest.fixture(scope="module")
 def judge(loaded: Host) -> Iterator[Prove]:
     """Return what puts a rule to this machine, which is searched once."""
@@ -128,6 +132,7 @@ def rule(text: str, ops: Op | None = None) -> Rule:
     return Rule("r7", kind, canonical(kind, target), wanted)
 
 
+@proof
 def test_policies_that_lock_out_are_refused_with_their_reason(judge: Prove) -> None:
     assert len(LOCKOUTS) >= 40
     wrong = {}
@@ -143,6 +148,7 @@ def test_policies_that_lock_out_are_refused_with_their_reason(judge: Prove) -> N
     assert wrong == {}
 
 
+@proof
 def test_links_and_numbers_are_seen_through(judge: Prove, tmp_path: Path) -> None:
     link = tmp_path / "innocent"
     link.symlink_to("/usr/sbin/sshd")
@@ -152,12 +158,14 @@ def test_links_and_numbers_are_seen_through(judge: Prove, tmp_path: Path) -> Non
     assert judge(f"{folder}/")
 
 
+@proof
 def test_harmless_neighbours_are_not_refused(judge: Prove) -> None:
     assert len(HARMLESS) >= 40
     refusals = {target: found[0].text() for target in HARMLESS if (found := judge(target))}
     assert refusals == {}
 
 
+@proof
 def test_writing_may_be_denied_where_reading_may_not(judge: Prove) -> None:
     for target in ("/etc/shadow", "/usr/sbin/sshd", "/etc/", "/usr/"):
         assert judge(target, Op.WRITE | Op.MODIFY) == []
@@ -192,6 +200,7 @@ def bad_policy(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.once  # what is new in it is sshd and sudo, three times
 def test_who_forces_it_is_brought_back_by_the_probe(
     aegisbpf: Callable[..., Any], tmp_path: Path
 ) -> None:

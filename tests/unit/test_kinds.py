@@ -1,0 +1,53 @@
+"""Which tests are run one after the other, and which side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testrun.kinds import KINDS, machines_at_once, stages
+
+KERNELS = ("6.1", "7.2")
+
+
+def test_what_takes_long_is_one_stage_and_each_short_kind_one_before_it(tmp_path: Path) -> None:
+    found = stages(KINDS, tmp_path, KERNELS)
+    assert [stage.name for stage in found] == ["check", "unit", "vm, kernel, system"]
+
+
+def test_the_longest_begin_first(tmp_path: Path) -> None:
+    names = [job.name for job in stages(KINDS, tmp_path, KERNELS)[-1].jobs]
+    assert names[:4] == ["system image", "vm 6.1", "vm 7.2", "kernel"]
+    assert {name.split()[0] for name in names[4:]} == {"system"}
+
+
+def test_whole_systems_wait_for_their_disk(tmp_path: Path) -> None:
+    jobs = stages(("system",), tmp_path, KERNELS)[-1].jobs
+    assert jobs[0].prepares
+    assert jobs[1:]
+    assert {job.after for job in jobs[1:]} == {jobs[0].name}
+
+
+def test_every_command_of_a_stage_writes_results_of_its_own(tmp_path: Path) -> None:
+    jobs = [job for stage in stages(KINDS, tmp_path, KERNELS) for job in stage.jobs]
+    assert len({job.results for job in jobs}) == len(jobs)
+
+
+def test_what_is_run_side_by_side_keeps_its_output_to_itself(tmp_path: Path) -> None:
+    assert all(job.quiet for job in stages(KINDS, tmp_path, KERNELS)[-1].jobs)
+
+
+def test_only_what_was_asked_for_is_run(tmp_path: Path) -> None:
+    assert [stage.name for stage in stages(("unit",), tmp_path, KERNELS)] == ["unit"]
+    (stage,) = stages(("kernel", "vm"), tmp_path, KERNELS)
+    assert [job.name for job in stage.jobs] == ["vm 6.1", "vm 7.2", "kernel"]
+
+
+def test_a_kind_without_a_command_is_told_and_not_forgotten(tmp_path: Path) -> None:
+    (stage,) = stages(("vm", "kernel"), tmp_path, ())
+    assert stage.empty == ["vm"]
+    assert [job.name for job in stage.jobs] == ["kernel"]
+
+
+def test_a_small_host_runs_one_at_a_time() -> None:
+    assert machines_at_once(16384, 2) == 2
+    assert machines_at_once(16384, 1) == machines_at_once(4096, 2) == 1
