@@ -40,6 +40,7 @@ COMMANDS = {
     "run": ("run", "stream events as NDJSON in the foreground"),
     "events": ("events", "search and follow events, in the journal or a file"),
     "service": ("service", "the systemd units: install, remove, status, print"),
+    "status": ("status", "one look at the host: mode, policy, trust, agent, health"),
     "stats": ("stats", "counters and how full the maps are"),
     "metrics": ("metrics", "the same for Prometheus"),
     "health": ("health", "what works: pending, active, working"),
