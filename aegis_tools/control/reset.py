@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from aegis_tools.errors import KernelError
 from aegis_tools.kernel import syscall
@@ -61,11 +62,7 @@ def reset(
     while (left := our_lsm_programs()) and clock() < deadline:
         sleep(0.05)
     if left:
-        raise KernelError(
-            f"{len(left)} hooks are still attached: a process holds them open",
-            hint="find it: bpftool link show; end it, then run: aegisbpf reset",
-            data={"programs": left},
-        )
+        raise _still_attached(left)
     refused = [path for path in paths if is_refused(path)]
     if refused:
         raise KernelError(
@@ -74,6 +71,41 @@ def reset(
             data={"refused": refused},
         )
     return Report(links, count, paths)
+
+
+def _still_attached(left: Mapping[int, str]) -> KernelError:
+    """Return the refusal that names who holds the programs, where a process does."""
+    held_by = holders(left)
+    if not held_by:
+        return KernelError(
+            f"hooks are still attached ({len(left)}), and no process holds them",
+            hint="run it again; if they stay, they are pinned elsewhere: findmnt -t bpf",
+            data={"programs": sorted(left.values())},
+        )
+    named = ", ".join(f"{comm} ({pid})" for pid, comm in sorted(held_by.items()))
+    return KernelError(
+        f"hooks are still attached ({len(left)}): held open by {named}",
+        hint="end it, then run: aegisbpf reset",
+        data={"programs": sorted(left.values()), "processes": sorted(held_by)},
+    )
+
+
+def holders(programs: Collection[int], proc: Path = Path("/proc")) -> dict[int, str]:
+    """Return the command names by id of the processes with a descriptor of a program or its link.
+
+    Args:
+        programs: Program ids.
+        proc: Where procfs is; ``fdinfo`` names the ``prog_id`` of both (proc_pid_fdinfo(5)).
+    """
+    found = {}
+    for info in proc.glob("[0-9]*/fdinfo/*"):
+        with contextlib.suppress(OSError, ValueError):
+            lines = info.read_text(encoding="ascii").splitlines()
+            ids = {int(line.split()[1]) for line in lines if line.startswith("prog_id:")}
+            if ids & set(programs):
+                process = info.parents[1]
+                found[int(process.name)] = process.joinpath("comm").read_text().strip()
+    return found
 
 
 def is_refused(path: str) -> bool:
@@ -85,9 +117,9 @@ def is_refused(path: str) -> bool:
     return False
 
 
-def our_lsm_programs() -> list[str]:
-    """Return the names of our LSM programs that the kernel has, pinned or not."""
-    found = []
+def our_lsm_programs() -> dict[int, str]:
+    """Return the names by id of our LSM programs that the kernel has, pinned or not."""
+    found = {}
     for ident in syscall.program_ids():
         with contextlib.suppress(OSError):
             fd = syscall.program_fd(ident)
@@ -96,5 +128,5 @@ def our_lsm_programs() -> list[str]:
             finally:
                 os.close(fd)
             if kind == syscall.PROG_TYPE_LSM and name.startswith("aegis_"):
-                found.append(name)
+                found[ident] = name
     return found

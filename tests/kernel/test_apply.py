@@ -18,6 +18,8 @@ import pytest
 from apply_support import Host
 
 from aegis_tools.control.live import Live
+from aegis_tools.control.reset import holders
+from aegis_tools.kernel import syscall
 from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
 
@@ -334,6 +336,19 @@ def test_reset_works_with_half_of_the_pins_gone(host: Host, files: Any) -> None:
             Pins(host.paths.pins).remove(part, name)
     assert host("reset")["programs_left"] == 0
     assert not host.paths.pins.exists()
+
+
+def test_who_holds_a_program_or_its_link_is_found(host: Host) -> None:
+    pins = Pins(host.paths.pins)
+    name = pins.names("links")[0]
+    program = pins.open_program(name)
+    known = syscall.program_info(program)["id"]
+    assert os.getpid() in holders([known])
+    os.close(program)
+    assert os.getpid() not in holders([known])
+    link = syscall.obj_get(str(pins.path("links", name)))
+    assert os.getpid() in holders([known])
+    os.close(link)
 
 
 def test_export_writes_what_is_live(host: Host, files: Any, tmp_path: Path) -> None:
