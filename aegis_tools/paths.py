@@ -77,6 +77,46 @@ class Paths:
         return self.state / "boot.json"
 
     @property
+    def lsm_record(self) -> Path:
+        """What the boot configuration was before ``lsm enable`` (``control.bootconfig.record``)."""
+        return self.state / "lsm.json"
+
+    @property
+    def grub_candidate(self) -> Path:
+        """A menu of GRUB's that is not in place yet."""
+        return self.state / "grub.cfg.new"
+
+    @property
+    def grub_menu(self) -> Path:
+        """The menu that GRUB reads, made by grub-mkconfig."""
+        return self.root / "boot/grub/grub.cfg"
+
+    @property
+    def grub_settings(self) -> Path:
+        """What grub-mkconfig reads first; then come the drop-ins."""
+        return self.root / "etc/default/grub"
+
+    @property
+    def grub_drop_ins(self) -> Path:
+        """The folder of what grub-mkconfig reads next, in the order of the names."""
+        return self.root / "etc/default/grub.d"
+
+    @property
+    def grub_drop_in(self) -> Path:
+        """Our own among them, and the only one that we write."""
+        return self.grub_drop_ins / "99-aegisbpf.cfg"
+
+    @property
+    def boot_entries(self) -> Path:
+        """Entries of the Boot Loader Specification, one file each."""
+        return self.root / "boot/loader/entries"
+
+    @property
+    def later_cmdline(self) -> Path:
+        """The command line of kernels that are installed later, where entries are such files."""
+        return self.root / "etc/kernel/cmdline"
+
+    @property
     def fallback(self) -> Path:
         """Why the host is held in audit (``control.fallback``)."""
         return self.state / "fallback.json"

@@ -39,6 +39,7 @@ COMMANDS = {
     "rule": ("rule", "list live rules; promote one to enforce, or demote it to audit"),
     "run": ("run", "stream events as NDJSON in the foreground"),
     "events": ("events", "search and follow events, in the journal or a file"),
+    "lsm": ("lsm", "BPF LSM at the next boot: status, enable, disable"),
     "service": ("service", "the systemd units: install, remove, status, print"),
     "status": ("status", "one look at the host: mode, policy, trust, agent, health"),
     "stats": ("stats", "counters and how full the maps are"),

@@ -9,13 +9,13 @@ A list of checks, each with the exit code it would lead to; the first that faile
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aegis_tools.control.bootconfig.facts import Facts, read_facts
 from aegis_tools.control.fallback import why_held
 from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heartbeat
 from aegis_tools.control.live import Live
@@ -31,10 +31,10 @@ from aegis_tools.kernel import loader, syscall
 from aegis_tools.kernel.features import Features, is_bpffs
 from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import FALLBACK_PROGRAM, LSM_PROGRAM, Pins
+from aegis_tools.kernel.run import run
 from aegis_tools.paths import Paths
 
 OBJECTS = ("aegis.bpf.o", "audit.bpf.o", "inode_keys.bpf.o")
-_BOOT_FILES = ("etc/default/grub", "etc/default/grub.d", "etc/kernel/cmdline")
 _OPENS = 3
 
 
@@ -80,33 +80,28 @@ class Report(NamedTuple):
         }
 
 
-def next_boot_names_bpf(root: Path) -> bool | None:
-    """Return whether the last ``lsm=`` of the boot configuration names bpf; None without one."""
-    found: bool | None = None
-    for path in _boot_files(root):
-        with contextlib.suppress(OSError):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                if not line.lstrip().startswith("#"):
-                    for word in line.replace('"', " ").replace("'", " ").split():
-                        if word.removeprefix("GRUB_CMDLINE_LINUX=").startswith("lsm="):
-                            found = "bpf" in word.rpartition("lsm=")[2].split(",")
-    return found
+def next_boot(paths: Paths, active: tuple[str, ...]) -> Facts | None:
+    """Return what the boot configuration says; None where it cannot be read."""
+    try:
+        return read_facts(paths, active, run if paths.root == Path("/") else None)
+    except (AegisError, OSError):
+        return None
 
 
-def _boot_files(root: Path) -> Iterator[Path]:
-    for name in _BOOT_FILES:
-        path = root / name
-        yield from sorted(path.glob("*.cfg")) if path.is_dir() else [path]
+def _pending_text(facts: Facts | None) -> str:
+    if facts is None:
+        return "the boot configuration cannot be read: aegisbpf lsm status"
+    if facts.loader is None:
+        return "no boot loader is known here, so the next boot is taken to be like this one"
+    named = facts.default is not None and facts.default.lsm is not None
+    if facts.pending:
+        return f"the next boot has bpf, by {'lsm=' if named else 'its kernel'}"
+    why = "lsm= leaves it out" if named else "its kernel's list is without it"
+    return f"the next boot is without bpf: {why}: aegisbpf lsm enable"
 
 
-def boot_checks(features: Features, next_boot: bool | None) -> list[Check]:
-    """Return what the kernel offers, before anything of ours."""
-    pending = features.bpf_pending if next_boot is None else next_boot
-    text = {
-        True: "the boot configuration names bpf",
-        False: "the boot configuration leaves bpf out",
-        None: "the boot configuration has no lsm=, so the kernel's default counts",
-    }[pending]
+def boot_checks(features: Features, pending: str) -> list[Check]:
+    """Return what the kernel offers, before anything of ours; ``pending`` is of the next boot."""
     active = "bpf" in features.lsms
     return [
         Check("kernel", None, features.release),
@@ -115,10 +110,10 @@ def boot_checks(features: Features, next_boot: bool | None) -> list[Check]:
         Check("enabled", not features.disabled, "not disabled on the kernel command line"
               if not features.disabled else "aegisbpf.disable=1 is on the kernel command line",
               "reboot without it", BootError.exit_code),
-        Check("lsm-pending", None, text),
+        Check("lsm-pending", None, pending),
         Check("lsm-active", active, "BPF LSM is active" if active
               else "BPF LSM is not active on this boot: nothing can be refused",
-              "put bpf into lsm= on the kernel command line, then reboot", BootError.exit_code),
+              "run: aegisbpf lsm enable; then reboot", BootError.exit_code),
     ]  # fmt: skip
 
 
@@ -214,6 +209,19 @@ def fallback_check(*, lsm_active: bool) -> Check:
         hint,
         BootError.exit_code,
     )
+
+
+def working(pins: Pins) -> bool | None:
+    """Return whether an LSM hook of ours really runs; None where none is loaded or can be counted.
+
+    The audit fallback is none.
+    """
+    try:
+        if not pins.is_loaded():
+            return None
+        return not pins.is_fallback() and pins.is_attached() and hook_runs(pins)
+    except OSError:
+        return None
 
 
 def hook_runs(pins: Pins) -> bool:
@@ -341,7 +349,7 @@ def read_report(
     if config:
         return Report((*state_checks(paths), *config_checks(paths, now=now)))
     checks = [
-        *boot_checks(features, next_boot_names_bpf(paths.root)),
+        *boot_checks(features, _pending_text(next_boot(paths, features.lsms))),
         *load_checks(Pins(paths.pins), lsm_active=features.lsm_active),
         *state_checks(paths),
         *held_checks(paths),

@@ -23,14 +23,12 @@ class Features:
         lsms: Active security modules, in order; empty where securityfs does not say.
         btf: The kernel describes its own types (CO-RE needs it).
         disabled: ``aegisbpf.disable=1`` is on the kernel command line.
-        bpf_pending: ``bpf`` is in the boot command line's ``lsm=``; None without ``lsm=``.
     """
 
     release: str
     lsms: tuple[str, ...]
     btf: bool
     disabled: bool
-    bpf_pending: bool | None
 
     @property
     def lsm_active(self) -> bool:
@@ -42,12 +40,6 @@ class Features:
         return {**asdict(self), "lsms": list(self.lsms), "lsm_active": self.lsm_active}
 
 
-def parse_lsm_parameter(cmdline: str) -> bool | None:
-    """Return whether the last ``lsm=`` names ``bpf``; None without one (the last one wins)."""
-    values = [word[4:] for word in cmdline.split() if word.startswith("lsm=")]
-    return "bpf" in values[-1].split(",") if values else None
-
-
 def read_features(root: Path = Path("/")) -> Features:
     """Read the facts below ``root``."""
     cmdline = _text(root / "proc/cmdline")
@@ -57,7 +49,6 @@ def read_features(root: Path = Path("/")) -> Features:
         lsms=tuple(lsms.split(",")) if lsms else (),
         btf=(root / "sys/kernel/btf/vmlinux").exists(),
         disabled=DISABLE_PARAMETER in cmdline.split(),
-        bpf_pending=parse_lsm_parameter(cmdline),
     )
 
 

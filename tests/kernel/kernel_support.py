@@ -13,7 +13,7 @@ from aegis_tools.kernel.features import Features
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TEST_OBJECTS = REPOSITORY / "build" / "bpf-tests"
-NO_LSM = Features(release="", lsms=(), btf=True, disabled=False, bpf_pending=None)
+NO_LSM = Features(release="", lsms=(), btf=True, disabled=False)
 """Whatever this kernel can, what is loaded here is the audit fallback: nothing is denied."""
 
 

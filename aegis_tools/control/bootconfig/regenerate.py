@@ -1,0 +1,97 @@
+"""Carry out a plan with GRUB: our drop-in, and a menu that is checked before it is in place.
+
+grub-mkconfig writes its output over the menu that GRUB reads, which a power cut makes half a menu.
+So it is given a file of ours; only a menu that is what was planned replaces the other, whole.
+Whoever runs ``update-grub`` later gets the same from the same settings.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from aegis_tools.control import files
+from aegis_tools.control.bootconfig import grub, verify
+from aegis_tools.control.bootconfig.facts import MAX_TEXT
+from aegis_tools.control.bootconfig.plan import Plan
+from aegis_tools.control.bootconfig.record import NotRestoredError
+from aegis_tools.errors import AegisError, BootError
+from aegis_tools.kernel.run import Runner
+from aegis_tools.paths import Paths
+
+SECONDS = 300
+_TRIES = 3
+_DROP_IN, _MENU = "drop-in for GRUB", "menu of GRUB"
+
+
+def carry_out(paths: Paths, plan: Plan, runner: Runner) -> None:
+    """Write or remove the drop-in, and make the menu anew. The caller holds the lock.
+
+    Raises:
+        AegisError: It failed, and everything is as it was.
+    """
+    drop_in, menu = _read(paths.grub_drop_in, _DROP_IN), _read(paths.grub_menu, _MENU)
+    text, new = plan.after.own, None
+    try:
+        _put_drop_in(paths, None if text is None else text.encode())
+        new = _checked(paths, plan, runner)
+        _put_menu(paths, new)
+    except BaseException as error:
+        _restore(paths, drop_in, menu, new, error)
+        raise
+    finally:
+        paths.grub_candidate.unlink(missing_ok=True)
+
+
+def _checked(paths: Paths, plan: Plan, runner: Runner) -> bytes:
+    """Return a new menu that is what was planned, made of what is there now."""
+    for _ in range(_TRIES):
+        before = _read(paths.grub_menu, _MENU)
+        paths.grub_candidate.unlink(missing_ok=True)
+        runner(["grub-mkconfig", "-o", str(paths.grub_candidate)], timeout=SECONDS)
+        data = _read(paths.grub_candidate, _MENU) or b""
+        verify.check(plan, grub.Menu(data.decode("utf-8", "surrogateescape")).entries)
+        if _read(paths.grub_menu, _MENU) == before:
+            return data
+    raise BootError(
+        "somebody else changes the boot configuration all the time",
+        hint="wait for it to end, then run the command again; see: ps -ef | grep grub",
+    )
+
+
+def _read(path: Path, what: str) -> bytes | None:
+    return files.read_limited(path, MAX_TEXT, what=what, follow=True) if path.exists() else None
+
+
+def _put_drop_in(paths: Paths, data: bytes | None) -> None:
+    if data is None:
+        files.remove(paths.grub_drop_in, what=_DROP_IN)
+        return
+    paths.grub_drop_ins.mkdir(mode=0o755, exist_ok=True)
+    files.write_atomic(paths.grub_drop_in, data, what=_DROP_IN, mode=0o644)
+
+
+def _put_menu(paths: Paths, data: bytes) -> None:
+    path = paths.grub_menu.resolve()
+    files.write_atomic(path, data, what=_MENU, mode=stat.S_IMODE(path.stat().st_mode))
+
+
+def _restore(
+    paths: Paths,
+    drop_in: bytes | None,
+    menu: bytes | None,
+    new: bytes | None,
+    cause: BaseException,
+) -> None:
+    """Put back what was there; a menu that is not ours was made by somebody else meanwhile."""
+    try:
+        if _read(paths.grub_drop_in, _DROP_IN) != drop_in:
+            _put_drop_in(paths, drop_in)
+        if menu not in (None, new) and new == _read(paths.grub_menu, _MENU):
+            _put_menu(paths, menu or b"")
+    except (AegisError, OSError) as error:
+        raise NotRestoredError(
+            "the change failed, and the boot configuration could not be put back",
+            hint="remove /etc/default/grub.d/99-aegisbpf.cfg, then run: update-grub",
+            detail=f"{cause!r}; {error!r}",
+        ) from cause
