@@ -59,9 +59,10 @@ lsm:
   returned: when installed
 """
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, not_installed, run  # noqa: E402
+from ansible.module_utils.aegisbpf_host import ARGUMENTS, not_installed, read, run  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+ACTIVE = "/sys/kernel/security/lsm"
 WORDS = {
     "enabled": ("lsm", "enable"),
     "disabled": ("lsm", "disable"),
@@ -73,19 +74,21 @@ def work(host):
     """Let the program decide and do it."""
     module, state = host.module, host.module.params["state"]
     if not host.installed:
-        return not_installed(module, "set up the boot configuration")
+        active = "bpf" in read(ACTIVE).strip().split(",")
+        return not_installed(module, "boot configuration", changed=not active)
     words = list(WORDS[state])
     if state == "enabled" and module.params["merge"]:
         words.append("--merge")
     if state != "verified" and module.check_mode:
         words.append("--dry-run")
     found = host.ask(*words)
+    for text in found.get("warnings", []):
+        module.warn(text)
     return {
         "changed": bool(found.get("changed")),
         "reboot_needed": found["reboot_needed"],
         "lsm": found,
         "diff": found.get("diff", {}),
-        "warnings": found.get("warnings", []),
     }
 
 

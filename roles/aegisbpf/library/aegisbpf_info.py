@@ -8,19 +8,19 @@ DOCUMENTATION = r"""
 module: aegisbpf_info
 short_description: Say what a host runs, enforces and trusts
 description:
-  - Returns the document of C(aegisbpf status), and whether the live maps are what was applied.
+  - Returns the document of C(aegisbpf status), and whether the host can run the program at all.
   - Changes nothing. A host without the program is an answer, not an error.
 version_added: "0.1.0"
 author: Aegis Tools
 options:
-  program:
-    description: Where the program is on the host.
-    type: path
-    default: /opt/aegisbpf/current/bin/aegisbpf
   verify_live:
     description: Also compare the live maps with what was applied.
     type: bool
     default: false
+  program:
+    description: Where the program is on the host.
+    type: path
+    default: /opt/aegisbpf/current/bin/aegisbpf
 attributes:
   check_mode:
     description: Changes nothing anyway.
@@ -42,9 +42,27 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+supported:
+  description: Whether this system can load BPF security programs, after a boot with them if need be.
+  type: bool
+  returned: always
+reasons:
+  description: Why it cannot.
+  type: list
+  elements: str
+  returned: always
+lacks:
+  description: Programs of the distribution that are not there yet.
+  type: list
+  elements: str
+  returned: always
 installed:
   description: Whether the program is there.
   type: bool
+  returned: always
+version:
+  description: The SHA-256 of the installed wheelhouse's archive; empty without one.
+  type: str
   returned: always
 status:
   description: The document of C(aegisbpf status --json).
@@ -53,20 +71,47 @@ status:
 live:
   description: The document of C(aegisbpf policy verify-live --json).
   type: dict
-  returned: when installed and asked for
+  returned: when loaded and asked for
 """
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, run  # noqa: E402
+import os  # noqa: E402
+import shutil  # noqa: E402
+
+from ansible.module_utils.aegisbpf_host import ARGUMENTS, read, run  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+VERSION = "/opt/aegisbpf/current/.complete"
+CONTAINER = "/run/systemd/container"
+BTF = "/sys/kernel/btf/vmlinux"
+NEEDED = ("bpftool",)
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def missing():
+    """Return why this system cannot load our programs."""
+    found = []
+    if os.geteuid() != 0:
+        found.append("this needs root: set become")
+    if os.path.exists(CONTAINER):
+        found.append("this is a container: manage its host")
+    if not os.path.exists(BTF):
+        found.append("the kernel does not describe its types (CONFIG_DEBUG_INFO_BTF)")
+    options = read("/boot/config-" + os.uname().release)
+    if options and "\nCONFIG_BPF_LSM=y\n" not in options:
+        found.append("the kernel was built without CONFIG_BPF_LSM")
+    return found
 
 
 def work(host):
     """Ask."""
-    if not host.installed:
-        return {"changed": False, "installed": False}
-    result = {"changed": False, "installed": True, "status": host.ask("status", codes=None)}
-    if host.module.params["verify_live"] and result["status"].get("loaded"):
-        result["live"] = host.ask("policy", "verify-live", codes=(9,))
+    reasons = missing()
+    result = {"changed": False, "installed": host.installed, "version": read(VERSION),
+              "supported": not reasons, "reasons": reasons,
+              "lacks": [name for name in NEEDED if not shutil.which(name, path=SEARCH)]}  # fmt: skip
+    if host.installed:
+        result["status"] = host.ask("status", codes=None)
+        if host.module.params["verify_live"] and result["status"].get("loaded"):
+            result["live"] = host.ask("policy", "verify-live", codes=(9,))
     return result
 
 

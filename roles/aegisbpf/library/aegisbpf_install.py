@@ -169,7 +169,9 @@ def install(place, version):
         argv += ["install", "--no-index", "--no-cache-dir", "--disable-pip-version-check"]
         argv += ["--root-user-action=ignore", "--find-links", house, "--require-hashes"]
         module.run_command([*argv, "-r", wanted], check_rc=True)
-    module.run_command([os.path.join(target, "bin", "aegisbpf"), "--version"], check_rc=True)
+    answer = module.run_command([os.path.join(target, "bin", "aegisbpf"), "--json", "status"])
+    if not answer[1].startswith('{"version":'):  # its exit code is the host's health
+        module.fail_json(msg="the installed program does not run", detail=answer[1] + answer[2])
     os.sync()
     with open(os.path.join(target, COMPLETE), "w", encoding="ascii") as file:
         file.write(version)

@@ -66,17 +66,21 @@ from ansible.module_utils.aegisbpf_host import (  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 
+FRESH = "audit"
+"""The mode of a host on which nothing was set yet."""
+
+
 def work(host):
     """Set the mode where it is another one."""
     module, params = host.module, host.module.params
     wanted = params["mode"]
     if not host.installed:
-        return not_installed(module, "set the mode to " + wanted)
+        return not_installed(module, "mode " + wanted, changed=wanted != FRESH)
     try:
         before = host.ask("mode")
     except Failed as error:
         if module.check_mode and error.facts.get("error") == "not_loaded":
-            return {"changed": True, "msg": "would set the mode to " + wanted + " once loaded"}
+            return {"changed": wanted != FRESH, "msg": "once loaded: mode " + wanted}
         raise
     result = {
         "changed": before["mode"] != wanted,

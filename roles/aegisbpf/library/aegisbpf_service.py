@@ -55,7 +55,13 @@ units:
 
 import os  # noqa: E402
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, diff, not_installed, run  # noqa: E402
+from ansible.module_utils.aegisbpf_host import (  # noqa: E402
+    ARGUMENTS,
+    diff,
+    not_installed,
+    read,
+    run,
+)
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 DROP_IN = "/etc/systemd/system/aegisbpf.service.d/50-ansible.conf"
@@ -74,15 +80,6 @@ def drop_in(program, options):
         return ""
     words = " ".join(quote(word) for word in options)
     return "# Written by Ansible.\n[Service]\nExecStart=\nExecStart=" + program + " run " + words + "\n"
-
-
-def read(path):
-    """Return a file's text; empty where there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def write(module, path, text):

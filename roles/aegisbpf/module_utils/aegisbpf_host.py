@@ -83,15 +83,29 @@ def run(module, work):
     module.exit_json(**result)
 
 
-def not_installed(module, what):
+def not_installed(module, what, changed=True):
     """Return the answer where the program is not there.
 
     In check mode the play would have installed it before; otherwise it is an error.
+
+    Args:
+        module: The AnsibleModule.
+        what: What would be done, for a person.
+        changed: Whether that changes a host on which it was just installed.
     """
     if not module.check_mode:
         raise Failed({"message": "aegisbpf is not installed at " + module.params["program"],
                       "hint": "run the role's install first", "error": "not-installed"})  # fmt: skip
-    return {"changed": True, "installed": False, "msg": "would " + what + " after installation"}
+    return {"changed": changed, "msg": "after installation: " + what}
+
+
+def read(path):
+    """Return a file's text; an empty string where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError):
+        return ""
 
 
 def diff(before, after, header):
