@@ -52,9 +52,12 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
         )  # fmt: skip
     if status.snapshot:
         count = status.snapshot.counters
-        yield "since load", (
-            f"{count[Stat.BLOCKS]} blocked, {count[Stat.AUDITS]} audited, "
-            f"{drops(status)} events lost"
+        yield (
+            "since load",
+            (
+                f"{count[Stat.BLOCKS]} blocked, {count[Stat.AUDITS]} audited, "
+                f"{drops(status)} events lost"
+            ),
         )
     if status.fullest:
         yield "fullest map", status.fullest.line()

@@ -84,7 +84,9 @@ def test_a_host_gets_bpf_keeps_what_it_had_and_can_go_back(
     verified = aegis("aegisbpf lsm status --verify-boot")
     assert (verified["active"], verified["pending"], verified["working"]) == (True, True, True)
     assert verified["active_list"] == [*had, "bpf"]
-    health = {one["name"]: one for one in host.run("aegisbpf health --json", check=False).json()["checks"]}
+    health = {
+        one["name"]: one for one in host.run("aegisbpf health --json", check=False).json()["checks"]
+    }
     assert "has bpf" in health["lsm-pending"]["message"]
 
     assert aegis("aegisbpf lsm disable --dry-run")["pending"] is False

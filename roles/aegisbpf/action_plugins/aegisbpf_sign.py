@@ -88,7 +88,9 @@ class ActionModule(ActionBase):
             with Path(name).open("rb") as file:
                 encrypted = is_encrypted_file(file)
             if encrypted:
-                found.append(PrivateKey.from_text(self._loader.get_text_file_contents(name).encode()))
+                found.append(
+                    PrivateKey.from_text(self._loader.get_text_file_contents(name).encode())
+                )
             else:
                 found.append(load_private_key(Path(name)))
         found += [PrivateKey.from_text(text.encode()) for text in arguments["keys"]]

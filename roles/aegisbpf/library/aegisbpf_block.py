@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: aegisbpf_block
 short_description: Deny files by hand, or no longer
 description:
-  - Adds or removes rules beside the policy, for a hurry. An apply keeps them and shows them as made by hand.
+  - Adds or removes rules beside the policy, for a hurry. An apply keeps them and shows them as made
+    by hand.
 version_added: "0.1.0"
 author: Aegis Tools
 options:
@@ -57,8 +58,8 @@ rules:
   returned: when loaded
 """
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, diff, not_installed, run  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.aegisbpf_host import ARGUMENTS, diff, not_installed, run
+from ansible.module_utils.basic import AnsibleModule
 
 
 def work(host):

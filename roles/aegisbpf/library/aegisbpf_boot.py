@@ -8,8 +8,10 @@ DOCUMENTATION = r"""
 module: aegisbpf_boot
 short_description: Let the next boot of a host have the BPF security module, or no longer
 description:
-  - Merges C(bpf) into the list of security modules in an owned drop-in of the boot loader; never replaces the list.
-  - No change where it is active already. Refuses where another file sets C(lsm=), unless told to merge.
+  - Merges C(bpf) into the list of security modules in an owned drop-in of the boot loader; never
+    replaces the list.
+  - No change where it is active already. Refuses where another file sets C(lsm=), unless told to
+    merge.
   - Never reboots; says whether one is needed.
 version_added: "0.1.0"
 author: Aegis Tools
@@ -17,7 +19,8 @@ options:
   state:
     description:
       - V(enabled) puts it there, V(disabled) takes ours away again, byte for byte.
-      - V(verified) changes nothing and fails unless pending, active and working agree, and no module was lost.
+      - V(verified) changes nothing and fails unless pending, active and working agree, and no
+        module was lost.
     type: str
     choices: [enabled, disabled, verified]
     default: enabled
@@ -59,8 +62,8 @@ lsm:
   returned: when installed
 """
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, not_installed, read, run  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.aegisbpf_host import ARGUMENTS, not_installed, read, run
+from ansible.module_utils.basic import AnsibleModule
 
 ACTIVE = "/sys/kernel/security/lsm"
 WORDS = {

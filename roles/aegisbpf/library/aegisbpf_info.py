@@ -43,7 +43,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 supported:
-  description: Whether this system can load BPF security programs, after a boot with them if need be.
+  description: >-
+    Whether this system can load BPF security programs, after a boot with them if need be.
   type: bool
   returned: always
 reasons:
@@ -74,11 +75,12 @@ live:
   returned: when loaded and asked for
 """
 
-import os  # noqa: E402
-import shutil  # noqa: E402
+import os
+import shutil
+from pathlib import Path
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, read, run  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.aegisbpf_host import ARGUMENTS, read, run
+from ansible.module_utils.basic import AnsibleModule
 
 VERSION = "/opt/aegisbpf/current/.complete"
 CONTAINER = "/run/systemd/container"
@@ -92,9 +94,9 @@ def missing():
     found = []
     if os.geteuid() != 0:
         found.append("this needs root: set become")
-    if os.path.exists(CONTAINER):
+    if Path(CONTAINER).exists():
         found.append("this is a container: manage its host")
-    if not os.path.exists(BTF):
+    if not Path(BTF).exists():
         found.append("the kernel does not describe its types (CONFIG_DEBUG_INFO_BTF)")
     options = read("/boot/config-" + os.uname().release)
     if options and "\nCONFIG_BPF_LSM=y\n" not in options:
@@ -105,9 +107,14 @@ def missing():
 def work(host):
     """Ask."""
     reasons = missing()
-    result = {"changed": False, "installed": host.installed, "version": read(VERSION),
-              "supported": not reasons, "reasons": reasons,
-              "lacks": [name for name in NEEDED if not shutil.which(name, path=SEARCH)]}  # fmt: skip
+    result = {
+        "changed": False,
+        "installed": host.installed,
+        "version": read(VERSION),
+        "supported": not reasons,
+        "reasons": reasons,
+        "lacks": [name for name in NEEDED if not shutil.which(name, path=SEARCH)],
+    }
     if host.installed:
         result["status"] = host.ask("status", codes=None)
         if host.module.params["verify_live"] and result["status"].get("loaded"):

@@ -8,9 +8,11 @@ DOCUMENTATION = r"""
 module: aegisbpf_install
 short_description: Install the program from a wheelhouse
 description:
-  - Makes a virtual environment below C(PREFIX/versions), installs from the archive of C(scripts/build-wheelhouse)
-    without a network and with every hash checked, runs the program once, and only then lets C(PREFIX/current) lead to it.
-  - Killed at any instant, the host has the old program or the new one. What the kernel enforces is not touched.
+  - Makes a virtual environment below C(PREFIX/versions), installs from the archive of
+    C(scripts/build-wheelhouse) without a network and with every hash checked, runs the program
+    once, and only then lets C(PREFIX/current) lead to it.
+  - Killed at any instant, the host has the old program or the new one. What the kernel enforces is
+    not touched.
 version_added: "0.1.0"
 author: Aegis Tools
 options:
@@ -25,12 +27,13 @@ options:
     type: path
     default: /opt/aegisbpf
   python:
-    description: The Python of the environment, 3.10 or newer. By default the one that runs this module.
+    description: >-
+      The Python of the environment, 3.10 or newer. By default the one that runs this module.
     type: path
   state:
-    description: V(absent) removes all versions; V(known) only says which is installed.
+    description: V(absent) removes all versions.
     type: str
-    choices: [present, absent, known]
+    choices: [present, absent]
     default: present
 attributes:
   check_mode:
@@ -55,14 +58,15 @@ version:
   returned: always
 """
 
-import hashlib  # noqa: E402
-import os  # noqa: E402
-import shutil  # noqa: E402
-import sys  # noqa: E402
-import tarfile  # noqa: E402
-import tempfile  # noqa: E402
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 KEPT = 2
 """Versions that are kept: the one in use and the one before."""
@@ -73,46 +77,44 @@ COMPLETE = ".complete"
 class Place:
     """Where versions are, and which is in use."""
 
-    def __init__(self, module):
-        self.module = module
-        self.prefix = module.params["prefix"]
-        self.versions = os.path.join(self.prefix, "versions")
-        self.current = os.path.join(self.prefix, "current")
+    def __init__(self, prefix):
+        self.prefix = Path(prefix)
+        self.versions = self.prefix / "versions"
+        self.current = self.prefix / "current"
 
     def folder(self, version):
         """Return where a version lies: a short name, for the kernel cuts long #! lines."""
-        return os.path.join(self.versions, version[:16])
+        return self.versions / version[:16]
 
     def is_complete(self, version):
         """Return whether a version is there as a whole."""
-        return read(os.path.join(self.folder(version), COMPLETE)) == version
+        return read(self.folder(version) / COMPLETE) == version
 
     def installed(self):
         """Return the version in use; an empty string without one."""
-        return read(os.path.join(self.current, COMPLETE))
+        return read(self.current / COMPLETE)
 
     def switch(self, version):
         """Let ``current`` lead to a version, in one step."""
-        fresh = os.path.join(self.prefix, ".current.new")
-        if os.path.lexists(fresh):
-            os.unlink(fresh)
-        os.symlink(os.path.join("versions", version[:16]), fresh)
-        os.replace(fresh, self.current)
+        fresh = self.prefix / ".current.new"
+        if fresh.is_symlink():
+            fresh.unlink()
+        fresh.symlink_to(Path("versions", version[:16]))
+        fresh.replace(self.current)
         sync(self.prefix)
 
     def forget(self, keep):
         """Remove all versions but the newest, and whatever a killed run left."""
-        found = [os.path.join(self.versions, name) for name in os.listdir(self.versions)]
-        found = [path for path in found if path != self.folder(keep)]
-        for path in sorted(found, key=os.path.getmtime, reverse=True)[KEPT - 1 :]:
+        found = [path for path in self.versions.iterdir() if path != self.folder(keep)]
+        newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in newest_first[KEPT - 1 :]:
             shutil.rmtree(path)
 
 
 def read(path):
     """Return a small file's text; an empty string where there is none."""
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read(64)
+        return path.read_text(encoding="ascii")[:64]
     except (OSError, ValueError):
         return ""
 
@@ -129,7 +131,7 @@ def sync(folder):
 def check_digest(module):
     """Refuse an archive that is not the one that was meant."""
     digest = hashlib.sha256()
-    with open(module.params["archive"], "rb") as file:
+    with Path(module.params["archive"]).open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     if digest.hexdigest() != module.params["sha256"]:
@@ -140,40 +142,40 @@ def unpack(archive, target):
     """Unpack plain files with plain names; nothing else belongs into the archive."""
     with tarfile.open(archive) as tar:
         for member in tar:
-            if not member.isfile() or os.path.basename(member.name) != member.name:
+            if not member.isfile() or Path(member.name).name != member.name:
                 raise ValueError("no plain file: " + member.name)
-            with open(os.path.join(target, member.name), "xb") as file:
+            with (target / member.name).open("xb") as file:
                 shutil.copyfileobj(tar.extractfile(member), file)
 
 
-def install(place, version):
+def install(place, module, version):
     """Make the environment, in its own place, and see the program run."""
-    module = place.module
     python = module.params["python"] or sys.executable
     target = place.folder(version)
-    if os.path.lexists(target):
+    if target.exists():
         shutil.rmtree(target)  # a run that was killed
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     number = module.run_command([python, "-c", ask], check_rc=True)[1].strip()
-    with tempfile.TemporaryDirectory(dir=module.tmpdir) as house:
+    with tempfile.TemporaryDirectory(dir=module.tmpdir) as folder:
+        house = Path(folder)
         unpack(module.params["archive"], house)
-        wanted = os.path.join(house, "requirements-" + number + ".txt")
-        if not os.path.exists(wanted):
+        wanted = house / ("requirements-" + number + ".txt")
+        if not wanted.exists():
             module.fail_json(
                 msg="the wheelhouse is not for Python " + number + " of this host",
-                hint="build it with: scripts/build-wheelhouse … --python " + number,
+                hint="build it with: scripts/build-wheelhouse ARCHIVE.tar --python " + number,
             )
-        [pip] = [name for name in os.listdir(house) if name.startswith("pip-")]
-        module.run_command([python, "-m", "venv", "--without-pip", target], check_rc=True)
-        argv = [os.path.join(target, "bin", "python"), os.path.join(house, pip, "pip")]
-        argv += ["install", "--no-index", "--no-cache-dir", "--disable-pip-version-check"]
-        argv += ["--root-user-action=ignore", "--find-links", house, "--require-hashes"]
-        module.run_command([*argv, "-r", wanted], check_rc=True)
-    answer = module.run_command([os.path.join(target, "bin", "aegisbpf"), "--json", "status"])
-    if not answer[1].startswith('{"version":'):  # its exit code is the host's health
-        module.fail_json(msg="the installed program does not run", detail=answer[1] + answer[2])
+        [pip] = house.glob("pip-*.whl")
+        module.run_command([python, "-m", "venv", "--without-pip", str(target)], check_rc=True)
+        argv = [str(target / "bin/python"), str(pip / "pip"), "install", "--no-index"]
+        argv += ["--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"]
+        argv += ["--find-links", str(house), "--require-hashes", "-r", str(wanted)]
+        module.run_command(argv, check_rc=True)
+    _, out, err = module.run_command([str(target / "bin/aegisbpf"), "--json", "status"])
+    if not out.startswith('{"version":'):  # its exit code is the host's health
+        module.fail_json(msg="the installed program does not run", detail=out + err)
     os.sync()
-    with open(os.path.join(target, COMPLETE), "w", encoding="ascii") as file:
+    with (target / COMPLETE).open("w", encoding="ascii") as file:
         file.write(version)
         file.flush()
         os.fsync(file.fileno())
@@ -181,15 +183,12 @@ def install(place, version):
 
 def work(module):
     """Do what the state asks for; return the result."""
-    place, wanted = Place(module), module.params["sha256"] or ""
-    before = place.installed()
-    state = module.params["state"]
-    if state == "known":
-        return {"changed": False, "version": before}
+    place, wanted = Place(module.params["prefix"]), module.params["sha256"] or ""
+    before, state = place.installed(), module.params["state"]
     if state == "absent":
         wanted = ""
     result = {
-        "changed": before != wanted or (state == "absent" and os.path.lexists(place.prefix)),
+        "changed": before != wanted or (state == "absent" and place.prefix.exists()),
         "version": wanted,
         "diff": {"before": before + "\n", "after": wanted + "\n",
                  "before_header": "wheelhouse", "after_header": "wheelhouse"},
@@ -199,10 +198,10 @@ def work(module):
     if state == "absent":
         shutil.rmtree(place.prefix)
         return result
-    os.makedirs(place.versions, mode=0o755, exist_ok=True)
+    place.versions.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not place.is_complete(wanted):
         check_digest(module)
-        install(place, wanted)
+        install(place, module, wanted)
     place.switch(wanted)
     place.forget(wanted)
     return result
@@ -215,7 +214,7 @@ def main():
         "sha256": {"type": "str"},
         "prefix": {"type": "path", "default": "/opt/aegisbpf"},
         "python": {"type": "path"},
-        "state": {"type": "str", "choices": ["present", "absent", "known"], "default": "present"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
     required = [("state", "present", ["sha256"])]
     module = AnsibleModule(spec, required_if=required, supports_check_mode=True)

@@ -8,14 +8,16 @@ DOCUMENTATION = r"""
 module: aegisbpf_keys
 short_description: Let a host trust exactly these public keys
 description:
-  - Adds the keys that are missing, sets how many must sign and for which group the host takes bundles, then removes the
-    others. In this order the host accepts somebody's bundles at every instant.
+  - Adds the keys that are missing, sets how many must sign and for which group the host takes
+    bundles, then removes the others. In this order the host accepts somebody's bundles at every
+    instant.
   - Public keys only. Private keys never leave the controller.
 version_added: "0.1.0"
 author: Aegis Tools
 options:
   keys:
-    description: The public keys, each the one line that C(aegisbpf keys generate) wrote into its C(.pub) file.
+    description: >-
+      The public keys, each the one line that C(aegisbpf keys generate) wrote into its C(.pub) file.
     type: list
     elements: str
     required: true
@@ -47,7 +49,7 @@ attributes:
 EXAMPLES = r"""
 - name: Two of three people must sign
   aegisbpf_keys:
-    keys: "{{ lookup('ansible.builtin.fileglob', 'keys/*.pub', wantlist=True) | map('ansible.builtin.file') }}"
+    keys: "{{ query('ansible.builtin.file', 'keys/ann.pub', 'keys/bob.pub', 'keys/eve.pub') }}"
     threshold: 2
     group: web
 """
@@ -60,20 +62,20 @@ keyids:
   returned: always
 """
 
-import base64  # noqa: E402
-import binascii  # noqa: E402
-import hashlib  # noqa: E402
-import os  # noqa: E402
-import tempfile  # noqa: E402
+import base64
+import binascii
+import hashlib
+import tempfile
+from pathlib import Path
 
-from ansible.module_utils.aegisbpf_host import (  # noqa: E402
+from ansible.module_utils.aegisbpf_host import (
     ARGUMENTS,
-    Failed,
+    HostError,
     diff,
     not_installed,
     run,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 
 def keyid(text):
@@ -81,7 +83,9 @@ def keyid(text):
     try:
         return hashlib.sha256(base64.b64decode(text.split()[1], validate=True)).hexdigest()
     except (IndexError, binascii.Error):
-        raise Failed({"message": "this is no public key: " + text[:60], "error": "trust"}) from None
+        raise HostError(
+            {"message": "this is no public key: " + text[:60], "error": "trust"}
+        ) from None
 
 
 def work(host):
@@ -113,15 +117,14 @@ def work(host):
 def add(host, text):
     """Trust one key."""
     with tempfile.TemporaryDirectory(dir=host.module.tmpdir) as folder:
-        path = os.path.join(folder, "key.pub")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text.strip() + "\n")
-        host.ask("keys", "add", path)
+        path = Path(folder, "key.pub")
+        path.write_text(text.strip() + "\n", encoding="utf-8")
+        host.ask("keys", "add", str(path))
 
 
 def text_of(keyids, settings):
     """Return what ``--diff`` compares."""
-    lines = ["{0} must sign, group {1}".format(settings["threshold"], settings["group"])]
+    lines = [f"{settings['threshold']} must sign, group {settings['group']}"]
     return "\n".join([*lines, *sorted(keyids)]) + "\n"
 
 

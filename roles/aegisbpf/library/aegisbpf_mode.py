@@ -8,8 +8,10 @@ DOCUMENTATION = r"""
 module: aegisbpf_mode
 short_description: Switch a host between audit and enforce
 description:
-  - Sets the mode, live. It stays over a reboot once it is confirmed, or at once without O(confirm_within).
-  - A host that cannot enforce, is held in audit, or whose live rules would lock everybody out refuses V(enforce).
+  - Sets the mode, live. It stays over a reboot once it is confirmed, or at once without
+    O(confirm_within).
+  - A host that cannot enforce, is held in audit, or whose live rules would lock everybody out
+    refuses V(enforce).
 version_added: "0.1.0"
 author: Aegis Tools
 options:
@@ -22,7 +24,9 @@ options:
     description: Undo the change unless M(aegisbpf_policy) confirms it in time, as V(120s) or V(5m).
     type: str
   lockout:
-    description: Although the lockout proof refuses it. Works with O(confirm_within) only, and is logged on the host.
+    description: >-
+      Although the lockout proof refuses it. Works with O(confirm_within) only, and is logged on the
+      host.
     type: bool
     default: false
   program:
@@ -56,15 +60,14 @@ mode:
   returned: when loaded
 """
 
-from ansible.module_utils.aegisbpf_host import (  # noqa: E402
+from ansible.module_utils.aegisbpf_host import (
     ARGUMENTS,
-    Failed,
+    HostError,
     diff,
     not_installed,
     run,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-
+from ansible.module_utils.basic import AnsibleModule
 
 FRESH = "audit"
 """The mode of a host on which nothing was set yet."""
@@ -78,7 +81,7 @@ def work(host):
         return not_installed(module, "mode " + wanted, changed=wanted != FRESH)
     try:
         before = host.ask("mode")
-    except Failed as error:
+    except HostError as error:
         if module.check_mode and error.facts.get("error") == "not_loaded":
             return {"changed": wanted != FRESH, "msg": "once loaded: mode " + wanted}
         raise

@@ -8,10 +8,12 @@ DOCUMENTATION = r"""
 module: aegisbpf_policy
 short_description: Make a policy live, keep it, or take it back
 description:
-  - Applies a bundle (or an unsigned policy) from the controller, in one step, and says what changed in rules.
-  - The host verifies signature, serial, expiry and group itself, and refuses what would lock everybody out.
-  - With O(confirm_within), a change undoes itself unless O(state=confirmed) comes in time, which the role sends over a
-    new SSH connection. What locks Ansible out is gone when the time is over.
+  - Applies a bundle (or an unsigned policy) from the controller, in one step, and says what changed
+    in rules.
+  - The host verifies signature, serial, expiry and group itself, and refuses what would lock
+    everybody out.
+  - With O(confirm_within), a change undoes itself unless O(state=confirmed) comes in time, which
+    the role sends over a new SSH connection. What locks Ansible out is gone when the time is over.
 version_added: "0.1.0"
 author: Aegis Tools
 options:
@@ -25,7 +27,8 @@ options:
     description:
       - V(present) makes the policy of O(src) live.
       - V(planned) says what that would change, and the digest of the plan.
-      - V(confirmed) keeps the change that waits for it; V(reverted) undoes it. Nothing waiting is no change.
+      - V(confirmed) keeps the change that waits for it; V(reverted) undoes it. Nothing waiting is
+        no change.
     type: str
     choices: [present, planned, confirmed, reverted]
     default: present
@@ -41,7 +44,8 @@ options:
     type: str
   expect:
     description:
-      - With O(state=confirmed), the digest of the policy that must be live, so that nobody else's change is confirmed.
+      - With O(state=confirmed), the digest of the policy that must be live, so that nobody else's
+        change is confirmed.
     type: str
   reset:
     description: Drop rules made by hand instead of keeping them.
@@ -52,7 +56,9 @@ options:
     type: bool
     default: false
   lockout:
-    description: Although the lockout proof refuses it. Works with O(confirm_within) only, and is logged on the host.
+    description: >-
+      Although the lockout proof refuses it. Works with O(confirm_within) only, and is logged on the
+      host.
     type: bool
     default: false
   program:
@@ -97,18 +103,17 @@ pending:
   returned: where one does
 """
 
-import os  # noqa: E402
-import os  # noqa: E402
-import tempfile  # noqa: E402
+import tempfile
+from pathlib import Path
 
-from ansible.module_utils.aegisbpf_host import (  # noqa: E402
+from ansible.module_utils.aegisbpf_host import (
     ARGUMENTS,
-    Failed,
+    HostError,
     diff,
     not_installed,
     run,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 SIGNS = {"+": "added", "-": "removed", "~": "changed"}
 
@@ -128,14 +133,13 @@ def present(host):
     module, params = host.module, host.module.params
     with tempfile.TemporaryDirectory(dir=module.tmpdir) as folder:
         # Under its own name, which the host shows and which tells the format.
-        path = os.path.join(folder, os.path.basename(params["src"] or "policy"))
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(params["content"])
-        words = [path, *flags(params)]
+        path = Path(folder, Path(params["src"] or "policy").name)
+        path.write_text(params["content"], encoding="utf-8")
+        words = [str(path), *flags(params)]
         mode = ["--mode", params["mode"]] if params["mode"] else []
         try:
             plan = host.ask("policy", "plan", *words, *mode)
-        except Failed as error:
+        except HostError as error:
             if module.check_mode and error.facts.get("error") == "not_loaded":
                 return {"changed": True, "msg": "would apply the policy once loaded"}
             raise
@@ -159,7 +163,9 @@ def flags(params):
 def check_plan(wanted, plan):
     """Refuse another plan than the one that was seen, as the program does in an apply."""
     if wanted and wanted != plan["digest"]:
-        raise Failed({"message": "the plan is another one by now", "error": "drift", "plan": plan})
+        raise HostError(
+            {"message": "the plan is another one by now", "error": "drift", "plan": plan}
+        )
 
 
 def apply(host, words, params):
@@ -181,8 +187,9 @@ def settle(host, state):
     live = (status.get("policy") or {}).get("digest")
     expected = host.module.params["expect"]
     if state == "confirmed" and expected and live != expected:
-        raise Failed({"message": "another policy is live than the one to confirm: " + str(live),
-                      "hint": "it was reverted, or somebody applied another", "error": "drift"})  # fmt: skip
+        message = "another policy is live than the one to confirm: " + str(live)
+        hint = "it was reverted, or somebody applied another"
+        raise HostError({"message": message, "hint": hint, "error": "drift"})
     if not status.get("pending"):
         return {"changed": False, "digest": live}
     if host.module.check_mode:
@@ -202,7 +209,7 @@ def rules_diff(plan):
         if change["sign"] in "+~":
             after.append(rule)
     if plan["refreshed"]:
-        after.append("{0} map entries refreshed".format(plan["refreshed"]))
+        after.append(f"{plan['refreshed']} map entries refreshed")
     if plan["mode"]:
         after.append("mode " + plan["mode"])
     if not plan["changed"]:

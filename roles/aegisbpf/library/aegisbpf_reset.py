@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: aegisbpf_reset
 short_description: Remove everything of ours from the kernel of a host
 description:
-  - Detaches all hooks, removes all pins, and proves that nothing is denied any more. The way out that always works.
+  - Detaches all hooks, removes all pins, and proves that nothing is denied any more. The way out
+    that always works.
   - Files, keys and units stay; the next boot, or C(aegisbpf boot), brings the stored policy back.
 version_added: "0.1.0"
 author: Aegis Tools
@@ -38,10 +39,10 @@ report:
   returned: when anything was loaded
 """
 
-import os  # noqa: E402
+from pathlib import Path
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, Failed, diff, run  # noqa: E402
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.aegisbpf_host import ARGUMENTS, HostError, diff, run
+from ansible.module_utils.basic import AnsibleModule
 
 PINS = "/sys/fs/bpf/aegis"
 
@@ -49,8 +50,8 @@ PINS = "/sys/fs/bpf/aegis"
 def work(host):
     """Remove what is there."""
     if not host.installed:
-        if os.path.isdir(PINS):
-            raise Failed({"message": "the program is gone, but its pins are there: " + PINS,
+        if Path(PINS).is_dir():
+            raise HostError({"message": "the program is gone, but its pins are there: " + PINS,
                           "hint": "install it again, or by hand: rm -rf " + PINS})  # fmt: skip
         return {"changed": False}
     there = host.ask("reset", "--dry-run")["would_remove"]

@@ -8,18 +8,22 @@ DOCUMENTATION = r"""
 module: aegisbpf_service
 short_description: Install, start or remove the systemd units of a host
 description:
-  - The units that load and apply the stored policy at boot, run the agent, and serve metrics on loopback.
+  - The units that load and apply the stored policy at boot, run the agent, and serve metrics on
+    loopback.
   - Removing them stops the agent and ends nothing that the kernel enforces; see M(aegisbpf_reset).
 version_added: "0.1.0"
 author: Aegis Tools
 options:
   state:
-    description: V(started) writes the units, enables and starts them; V(absent) stops and removes them.
+    description: >-
+      V(started) writes the units, enables and starts them; V(absent) stops and removes them.
     type: str
     choices: [started, absent]
     default: started
   agent_options:
-    description: Options of C(aegisbpf run) for the agent, in a drop-in of ours. An empty list removes the drop-in.
+    description: >-
+      Options of C(aegisbpf run) for the agent, in a drop-in of ours. An empty list removes the
+      drop-in.
     type: list
     elements: str
     default: []
@@ -53,18 +57,18 @@ units:
   returned: when installed
 """
 
-import os  # noqa: E402
+from pathlib import Path
 
-from ansible.module_utils.aegisbpf_host import (  # noqa: E402
+from ansible.module_utils.aegisbpf_host import (
     ARGUMENTS,
     diff,
     not_installed,
     read,
     run,
 )
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-DROP_IN = "/etc/systemd/system/aegisbpf.service.d/50-ansible.conf"
+DROP_IN = Path("/etc/systemd/system/aegisbpf.service.d/50-ansible.conf")
 
 
 def quote(word):
@@ -79,20 +83,25 @@ def drop_in(program, options):
     if not options:
         return ""
     words = " ".join(quote(word) for word in options)
-    return "# Written by Ansible.\n[Service]\nExecStart=\nExecStart=" + program + " run " + words + "\n"
+    return (
+        "# Written by Ansible.\n[Service]\nExecStart=\nExecStart="
+        + program
+        + " run "
+        + words
+        + "\n"
+    )
 
 
 def write(module, path, text):
     """Put the drop-in there, or away."""
     if not text:
-        os.unlink(path)
+        path.unlink()
         return
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    fresh = os.path.join(module.tmpdir, "drop-in")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(fresh, 0o644)
-    module.atomic_move(fresh, path)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = Path(module.tmpdir, "drop-in")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.chmod(0o644)
+    module.atomic_move(str(fresh), str(path))
 
 
 def work(host):

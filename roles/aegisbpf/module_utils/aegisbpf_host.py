@@ -12,7 +12,7 @@ ARGUMENTS = {"program": {"type": "path", "default": PROGRAM}}
 """What every module of ours takes."""
 
 
-class Failed(Exception):
+class HostError(Exception):
     """The program refused, or could not be run.
 
     Attributes:
@@ -49,7 +49,7 @@ class Host:
             data: What it reads from standard input.
 
         Raises:
-            Failed: It ended otherwise, or printed something else.
+            HostError: It ended otherwise, or printed something else.
         """
         codes, data = options.get("codes", ()), options.get("data")
         argv = [self.program, "--json", *words]
@@ -59,10 +59,10 @@ class Host:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise Failed({"message": "aegisbpf gave no answer", "detail": (err or out)[-2000:],
+            raise HostError({"message": "aegisbpf gave no answer", "detail": (err or out)[-2000:],
                           "exit_code": status, "error": "no-answer"})  # fmt: skip
         if status and codes is not None and status not in codes:
-            raise Failed({"exit_code": status, **found})
+            raise HostError({"exit_code": status, **found})
         return found
 
     def fail(self, error):
@@ -78,7 +78,7 @@ def run(module, work):
     host = Host(module)
     try:
         result = work(host)
-    except Failed as error:
+    except HostError as error:
         host.fail(error)
     module.exit_json(**result)
 
@@ -94,8 +94,9 @@ def not_installed(module, what, changed=True):
         changed: Whether that changes a host on which it was just installed.
     """
     if not module.check_mode:
-        raise Failed({"message": "aegisbpf is not installed at " + module.params["program"],
-                      "hint": "run the role's install first", "error": "not-installed"})  # fmt: skip
+        message = "aegisbpf is not installed at " + module.params["program"]
+        hint = "run the role's install first"
+        raise HostError({"message": message, "hint": hint, "error": "not-installed"})
     return {"changed": changed, "msg": "after installation: " + what}
 
 
