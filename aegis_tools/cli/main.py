@@ -41,6 +41,7 @@ COMMANDS = {
     "events": ("events", "search and follow events, in the journal or a file"),
     "lsm": ("lsm", "BPF LSM at the next boot: status, enable, disable"),
     "service": ("service", "the systemd units: install, remove, status, print"),
+    "status": ("status", "one look at the host: mode, policy, trust, agent, health"),
     "stats": ("stats", "counters and how full the maps are"),
     "metrics": ("metrics", "the same for Prometheus"),
     "health": ("health", "what works: pending, active, working"),

@@ -131,6 +131,11 @@ def _apply_commands(add: Callable[..., Any]) -> None:
             types.add_confirm_within(command)
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
             command.add_argument(
+                "--plan",
+                metavar="DIGEST",
+                help="refuse, exit 9, unless the plan is the one that policy plan --json showed",
+            )
+            command.add_argument(
                 "--strict",
                 action="store_true",
                 help="refuse where there are warnings, as for a rule that matches nothing",

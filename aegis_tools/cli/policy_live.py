@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hmac
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -133,6 +134,7 @@ def _apply(
         left = None if arguments.dry_run else _settle(app, live, arguments)
         source = _read(app, read, arguments, action)
         prepared = _prepare(app, live, source, arguments)
+        check_plan(prepared, getattr(arguments, "plan", None))
         if not arguments.dry_run:
             prepared = check_lockout(app, prepared, arguments, action)
         if arguments.strict:
@@ -147,6 +149,20 @@ def _apply(
         state = describe_state(live, app.paths)
     _tell(app, prepared, {"applied": not arguments.dry_run, **state, **more})
     return 0
+
+
+def check_plan(prepared: Prepared, digest: str | None) -> None:
+    """Refuse another plan than the one that somebody has seen.
+
+    Raises:
+        DriftError: The host or the policy has changed since.
+    """
+    if digest and not hmac.compare_digest(prepared.plan.digest.encode(), digest.lower().encode()):
+        raise DriftError(
+            "the plan is another one by now: the host or the policy has changed since",
+            hint="look at the new one: aegisbpf policy plan --json",
+            data={"plan": prepared.plan.to_dict()},
+        )
 
 
 def check_lockout(

@@ -6,6 +6,8 @@ history keeps. Making one changes nothing.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -83,9 +85,21 @@ class Plan:
             "kept_manual": len(self.kept),
         }
 
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, of what changes: from what to what, which rules, which mode.
+
+        Who has seen a plan binds an apply to it. Files that were replaced meanwhile
+        (``refreshed``) and warnings are no part of it: an apply is to follow them.
+        """
+        facts = [self.before, self.after, self.mode, self.changes, self.kept]
+        facts.append([refusal.rule for refusal in self.refusals])
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as ``--json`` prints it."""
         return {
+            "digest": self.digest,
             "changed": self.changed,
             "before": self.before,
             "after": self.after,

@@ -28,6 +28,7 @@ ENABLED = (
 _MARK = "@EXEC@"
 _MAX_UNIT = 65536
 _WHAT = "systemd unit"
+_PROGRAM = "bin/aegisbpf"
 
 
 class Change(NamedTuple):
@@ -49,10 +50,15 @@ class Change(NamedTuple):
 def program() -> Path:
     """Return the program as a unit is to start it.
 
+    Where versions lie side by side, it is the name that leads to the current one: an upgrade
+    then changes no unit.
+
     Raises:
         StateError: It is not installed: nothing that is started at boot may depend on a checkout.
     """
-    found = Path(sys.prefix) / "bin/aegisbpf"
+    prefix = Path(sys.prefix)
+    current = prefix.parent.parent / "current"
+    found = (current if current.is_symlink() and current.resolve() == prefix else prefix) / _PROGRAM
     if not found.is_file():
         raise StateError(
             "the program is not installed, so no unit can start it",

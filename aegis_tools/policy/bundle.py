@@ -29,7 +29,8 @@ from typing import Any
 
 from aegis_tools.errors import PolicyError, TrustError
 from aegis_tools.policy import dsse, strictjson
-from aegis_tools.policy.keys import PrivateKey, PublicKey
+from aegis_tools.policy.keys import PublicKey
+from aegis_tools.policy.signers import Signer
 
 PAYLOAD_TYPE = "application/vnd.aegis.policy+json"
 DEFAULT_GROUP = "default"
@@ -90,7 +91,7 @@ def make_bundle(
     expires: int | None,
     not_before: int | None = None,
     group: str = DEFAULT_GROUP,
-    keys: Sequence[PrivateKey],
+    keys: Sequence[Signer],
 ) -> dsse.Envelope:
     """Sign a policy.
 

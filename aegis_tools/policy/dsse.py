@@ -20,7 +20,8 @@ from typing import Any
 
 from aegis_tools.errors import TrustError
 from aegis_tools.policy import strictjson
-from aegis_tools.policy.keys import PrivateKey, PublicKey
+from aegis_tools.policy.keys import PublicKey
+from aegis_tools.policy.signers import Signer
 
 MAX_ENVELOPE = 64 << 20
 MAX_SIGNATURES = 32
@@ -126,7 +127,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def sign(payload: bytes, payload_type: str, keys: Sequence[PrivateKey]) -> Envelope:
+def sign(payload: bytes, payload_type: str, keys: Sequence[Signer]) -> Envelope:
     """Return an envelope signed by every key of ``keys``.
 
     Raises:
@@ -135,7 +136,7 @@ def sign(payload: bytes, payload_type: str, keys: Sequence[PrivateKey]) -> Envel
     return cosign(Envelope(payload, payload_type, ()), keys)
 
 
-def cosign(envelope: Envelope, keys: Sequence[PrivateKey]) -> Envelope:
+def cosign(envelope: Envelope, keys: Sequence[Signer]) -> Envelope:
     """Add signatures, for key owners who do not share a machine; a key's older one is replaced.
 
     Raises:

@@ -34,6 +34,33 @@ def test_a_plan_changes_nothing_and_the_apply_does_what_it_said(host: Host, file
     assert host.digest().hex() == planned["after"]
 
 
+def test_an_apply_bound_to_a_plan_carries_out_that_plan_only(host: Host, files: Any) -> None:
+    planned = host("policy", "plan", files["policy"])["digest"]
+    host("block", "add", files["policy"])  # somebody's change since
+    refused = host("policy", "apply", files["policy"], "--plan", planned, code=9)
+    assert refused["error"] == "drift"
+    assert refused["plan"]["digest"] != planned
+    assert host.digest() == bytes(32)
+    applied = host("policy", "apply", files["policy"], "--plan", refused["plan"]["digest"])
+    assert applied["plan"]["digest"] == refused["plan"]["digest"]
+
+
+def test_a_plan_is_of_one_policy(host: Host, files: Any) -> None:
+    planned = host("policy", "plan", files["policy"])["digest"]
+    host("policy", "apply", files["other"], "--plan", planned, code=9)
+    host("policy", "apply", files["policy"], "--plan", "no digest at all", code=9)
+
+
+def test_a_file_replaced_since_the_plan_is_no_other_plan(
+    host: Host, files: Any, tmp_path: Path
+) -> None:
+    host("policy", "apply", files["policy"])
+    planned = host("policy", "plan", files["policy"])["digest"]
+    (tmp_path / "new").write_text("secret")
+    (tmp_path / "new").rename(files["a"])
+    assert host("policy", "apply", files["policy"], "--plan", planned)["plan"]["refreshed"] >= 2
+
+
 def test_a_dry_run_changes_nothing(host: Host, files: Any) -> None:
     assert host("policy", "apply", files["policy"], "--dry-run")["applied"] is False
     assert host.digest() == bytes(32)

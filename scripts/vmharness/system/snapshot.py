@@ -16,6 +16,8 @@ from vmharness.system import image, package, recipe
 from vmharness.system.qemu import Qemu, arguments
 
 BOOT_SECONDS = 400
+KINDS = ("loaded", "ready", "bare")
+"""Each lies on the disk of the next."""
 KEEP_SECONDS = 2 * 24 * 3600
 INSTALL = (
     "tar -xzf /root/package.tar.gz -C / && rm /root/package.tar.gz",
@@ -42,14 +44,23 @@ class Snapshot:
         return self.folder / "state"
 
 
-def snapshot_key() -> str:
-    """Return a name for everything that goes into a snapshot."""
+def machine_key() -> list[object]:
+    """Return what a stored machine depends on besides what was done in it."""
     qemu = image.run(["qemu-system-x86_64", "--version"])
     hardware = arguments(Path("/folder"), Path("/disk"), incoming=True)
     host = hashlib.sha256(Path("/proc/cpuinfo").read_bytes().split(b"\n\n")[0].split(b"MHz")[0])
-    return recipe.key(
-        [recipe.base_key(), package.content_key(), qemu, hardware, INSTALL, host.hexdigest()]
-    )
+    return [recipe.base_key(), qemu, hardware, host.hexdigest()]
+
+
+def bare(environment: Mapping[str, str]) -> Snapshot:
+    """Return a machine that nothing of ours was ever in, made now if need be.
+
+    Raises:
+        HarnessError: It cannot be made.
+    """
+    disk = image.base(environment)
+    key = recipe.key(machine_key())
+    return _cached(environment, "bare", key, lambda fresh: _boot(disk, fresh))
 
 
 def ready(environment: Mapping[str, str]) -> Snapshot:
@@ -58,8 +69,8 @@ def ready(environment: Mapping[str, str]) -> Snapshot:
     Raises:
         HarnessError: It cannot be made.
     """
-    disk = image.base(environment)
-    return _cached(environment, "ready", lambda fresh: _make(disk, fresh, environment))
+    before = bare(environment)
+    return _cached(environment, "ready", _key(), lambda fresh: _make(before, fresh, environment))
 
 
 def loaded(environment: Mapping[str, str]) -> Snapshot:
@@ -69,14 +80,18 @@ def loaded(environment: Mapping[str, str]) -> Snapshot:
         HarnessError: It cannot be made.
     """
     before = ready(environment)
-    return _cached(environment, "loaded", lambda fresh: _load(before, fresh))
+    return _cached(environment, "loaded", _key(), lambda fresh: _load(before, fresh))
+
+
+def _key() -> str:
+    return recipe.key([*machine_key(), package.content_key(), INSTALL])
 
 
 def _cached(
-    environment: Mapping[str, str], kind: str, make: Callable[[Snapshot], None]
+    environment: Mapping[str, str], kind: str, key: str, make: Callable[[Snapshot], None]
 ) -> Snapshot:
     cache = recipe.folder(environment)
-    found = Snapshot(cache / f"{kind}-{snapshot_key()}")
+    found = Snapshot(cache / f"{kind}-{key}")
     with image.locked(cache / f".{kind}.lock"):
         if not found.folder.is_dir():
             forget_old(cache, time.time())
@@ -91,7 +106,7 @@ def _cached(
 
 def forget_old(cache: Path, now: float) -> None:
     """Remove snapshots that nobody has started from for two days."""
-    for folder in (*cache.glob("loaded-*"), *cache.glob("ready-*")):
+    for folder in (found for kind in KINDS for found in cache.glob(f"{kind}-*")):
         if now - folder.stat().st_mtime > KEEP_SECONDS:
             shutil.rmtree(folder)
 
@@ -110,16 +125,22 @@ def _in(machine: Qemu, command: str) -> None:
         raise HarnessError(f"in the machine: {command}: status {status}", detail=output)
 
 
-def _make(base: Path, fresh: Snapshot, environment: Mapping[str, str]) -> None:
+def _boot(base: Path, fresh: Snapshot) -> None:
+    with Qemu(base, disk=fresh.disk) as machine:
+        machine.agent.wait(BOOT_SECONDS)
+        _in(machine, "systemctl is-system-running --wait")
+        machine.store(fresh.state)
+
+
+def _make(before: Snapshot, fresh: Snapshot, environment: Mapping[str, str]) -> None:
     started = time.monotonic()
     archive = fresh.folder / "package.tar.gz"
     package.archive(archive, environment)
     image.say(f"our package after {time.monotonic() - started:.0f} s")
-    with Qemu(base, disk=fresh.disk) as machine:
+    with Qemu(before.disk, state=before.state, disk=fresh.disk) as machine:
         machine.agent.wait(BOOT_SECONDS)
         machine.agent.put("/root/package.tar.gz", archive.read_bytes())
-        wait = "systemctl is-system-running --wait"
-        for command in (wait, *INSTALL):
+        for command in INSTALL:
             _in(machine, command)
         machine.store(fresh.state)
     archive.unlink()
