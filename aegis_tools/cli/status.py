@@ -24,7 +24,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     """Print what there is to know."""
     del arguments
     status = read_status(app.paths)
-    app.show(status.to_dict, lambda: as_text(status))
+    app.show(lambda: {"version": __version__, **status.to_dict()}, lambda: as_text(status))
     return status.health.exit_code
 
 

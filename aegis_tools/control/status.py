@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aegis_tools import __version__
 from aegis_tools.control import health, keystore
 from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heartbeat
 from aegis_tools.control.live import Live
@@ -78,7 +77,6 @@ class Status(NamedTuple):
         waiting = self.pending
         failed = self.health.failed
         return {
-            "version": __version__,
             "host": self.host,
             "kernel": self.kernel,
             "boot_id": self.boot_id,
