@@ -23,10 +23,10 @@ BUDGETS = {
     "aegis_inode_symlink": 31_000,
     "aegis_inode_unlink": 31_000,
     "aegis_mmap_file": 39_000,
-    "aegis_sctp_bind_connect": 20_000,
+    "aegis_sctp_bind_connect": 28_000,
     "aegis_socket_bind": 10_000,
     "aegis_socket_connect": 11_000,
-    "aegis_socket_sendmsg": 31_000,
+    "aegis_socket_sendmsg": 45_000,
     "inode_keys": 50,
 }
 
