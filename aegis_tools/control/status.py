@@ -80,6 +80,7 @@ class Status(NamedTuple):
             "host": self.host,
             "kernel": self.kernel,
             "boot_id": self.boot_id,
+            "boot_seconds": round(now / 1e9, 3),
             "healthy": not failed,
             "exit_code": self.health.exit_code,
             "checks": {check.name: check.ok for check in self.health.checks},

@@ -1,4 +1,4 @@
-"""Imports go one way: cli → agent → control → policy, kernel → errors."""
+"""Imports go one way: cli → agent → control → policy, kernel → errors; rollout stands alone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "kernel": {"errors", "paths", "kernel"},
     "control": {"errors", "paths", "policy", "kernel", "control"},
     "agent": {"errors", "paths", "policy", "kernel", "control", "agent", "__version__"},
+    "rollout": set[str](),
     "cli": {"errors", "paths", "policy", "kernel", "control", "agent", "cli", "__version__"},
     "__main__": {"cli"},
     "__init__": set[str](),
