@@ -41,7 +41,8 @@ def build(parser: argparse.ArgumentParser) -> None:
     )
     status.epilog = (
         "pending: the next boot asks for it; active: this boot has it; working: our hook runs.\n"
-        "exit codes: 0; with --verify-boot 5 where pending is not active, or a module is gone\n\n"
+        "exit codes: 0; with --verify-boot 5 where pending is not active, a module is gone,\n"
+        "or our hook is loaded and does not run\n\n"
         f"example: {_VERIFY}"
     )
     status.set_defaults(run=run_status)
@@ -78,7 +79,7 @@ def run_status(app: App, arguments: argparse.Namespace) -> int:
     shown = document(nothing(facts, "status"), facts, works, dry_run=False)
     if arguments.verify_boot:
         try:
-            verify.check_boot(facts, boot_id(app.paths))
+            verify.check_boot(facts, boot_id(app.paths), works)
         except BootError as error:
             error.data.update(shown)
             raise

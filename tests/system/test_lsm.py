@@ -20,7 +20,7 @@ FILES = (
 )
 REFUSED = 5
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture

@@ -338,26 +338,28 @@ def test_an_entrys_own_list_comes_back(bls: Bls) -> None:
 
 
 def test_a_verified_boot_has_what_was_there(grub: Grub) -> None:
-    verify.check_boot(replace(grub.facts(), builtin={}, loader=None), "b")
+    verify.check_boot(replace(grub.facts(), builtin={}, loader=None), "b", None)
     enable(grub)
     grub.put("proc/sys/kernel/random/boot_id", "x")
     facts = grub.facts()
     assert facts.record is not None
     with pytest.raises(BootError) as caught:
-        verify.check_boot(facts, facts.record.boot_id)
+        verify.check_boot(facts, facts.record.boot_id, None)
     assert caught.value.hint == "reboot"
     with pytest.raises(BootError, match="not active in this one") as caught:
-        verify.check_boot(facts, "another")
+        verify.check_boot(facts, "another", None)
     assert "Command line" in caught.value.hint
 
-    verify.check_boot(replace(facts, active=STOCK), "another")
+    verify.check_boot(replace(facts, active=STOCK), "another", True)
+    with pytest.raises(BootError, match="hook does not run"):
+        verify.check_boot(replace(facts, active=STOCK), "another", False)
     less = tuple(name for name in STOCK if name not in ("apparmor", "yama"))
     with pytest.raises(BootError, match="gone: yama, apparmor") as caught:
-        verify.check_boot(replace(facts, active=less), "another")
+        verify.check_boot(replace(facts, active=less), "another", None)
     assert caught.value.data == {"gone": ["yama", "apparmor"]}
     disable(grub)
     with pytest.raises(BootError, match="the next boot will not have it"):
-        verify.check_boot(replace(grub.facts(), active=STOCK), "another")
+        verify.check_boot(replace(grub.facts(), active=STOCK), "another", None)
 
 
 def test_the_document_of_a_dry_run_is_that_of_the_deed(make: Callable[..., Host]) -> None:

@@ -56,16 +56,17 @@ def _left(plan: Plan, entries: Sequence[Entry]) -> str:
     return f"{left[0].title or left[0].kernel} still has ours" if left else ""
 
 
-def check_boot(facts: Facts, boot_id: str) -> None:
+def check_boot(facts: Facts, boot_id: str, working: bool | None) -> None:
     """Check that this boot is what was configured.
 
     Args:
         facts: Of this boot; their record says what was active when ``lsm enable`` was run.
         boot_id: Of this boot.
+        working: Whether a hook of ours really runs; None where nothing is loaded.
 
     Raises:
-        BootError: BPF LSM is pending and not active, or the other way round; or a module that was
-            active is gone.
+        BootError: BPF LSM is pending and not active, or the other way round; a module that was
+            active is gone; or what is loaded does not work.
     """
     record = facts.record
     gone = [name for name in record.active if name not in facts.active] if record else []
@@ -85,4 +86,9 @@ def check_boot(facts: Facts, boot_id: str) -> None:
         raise BootError(
             "BPF LSM is active, and the next boot will not have it",
             hint="configure it: aegisbpf lsm enable",
+        )
+    if facts.is_active and working is False:
+        raise BootError(
+            "BPF LSM is active, but our hook does not run",
+            hint="see why: aegisbpf health",
         )
