@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from battery import Host, bind_mount, can_read, in_child, refused, searched_once, touch
+from battery import Host, can_read, in_child, refused, searched_once, touch
 
 from aegis_tools.cli.main import run
 from aegis_tools.control.bootclock import boot_ns
@@ -58,7 +58,10 @@ class Machine(NamedTuple):
 @pytest.fixture
 def machine(host: Host, tmp_path: Path) -> Iterator[Machine]:
     paths = Paths(tmp_path / "root")
-    paths.bpffs.mkdir(parents=True)
+    paths.bpffs.parent.mkdir(parents=True)
+    # The file system itself, which boot would mount on a folder, and no other mount, which the
+    # search for the needs of recovery would take for another host.
+    paths.bpffs.symlink_to(host.pins.base.parent)
     host.set(MODE=0)
     found = []
     for name in ("one", "two"):
@@ -66,8 +69,7 @@ def machine(host: Host, tmp_path: Path) -> Iterator[Machine]:
         file.write_text("secret")
         policy.write_text(f"version=1\n[deny_path]\n{file}\n")
         found += [file, policy]
-    # The file system itself: ``boot`` would mount one on a folder that only leads to it.
-    with bind_mount(host.pins.base.parent, paths.bpffs), searched_once(paths):
+    with searched_once(paths):
         yield Machine(paths, found[0], found[2], found[1], found[3])
 
 

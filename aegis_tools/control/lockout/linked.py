@@ -14,6 +14,8 @@ from aegis_tools.kernel.run import Runner
 
 LOADERS = ("/lib64/ld-linux*.so*", "/lib/ld-linux*.so*", "/lib/*/ld-linux*.so*",
            "/lib64/ld64.so*", "/lib/ld64.so*", "/lib/ld-musl-*.so*")  # fmt: skip
+_SECONDS = 240.0
+"""A tenth of a second on a host; one that has just booted, and is emulated, takes minutes."""
 _SCRIPT = """
 loaders=$1; shift
 for file; do
@@ -48,7 +50,7 @@ def linked(tree: Tree, runner: Runner, files: Iterable[str]) -> Mapping[str, lis
         return {}
     paths = [tree.path(path) for path in wanted]
     names = " ".join(tree.path(path) for path in known)
-    text = runner(["sh", "-c", _SCRIPT, "sh", names, *paths], timeout=60)
+    text = runner(["sh", "-c", _SCRIPT, "sh", names, *paths], timeout=_SECONDS)
     found = parse_listing(text)
     if not found:
         raise CommandError(
