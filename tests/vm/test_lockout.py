@@ -3,8 +3,8 @@ forces one gets the host back: by the probe at once, or by the kernel's clock.""
 
 from __future__ import annotations
 
-import shutil
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
