@@ -9,7 +9,7 @@ VENV := .venv
 RESULTS := build/results
 KERNELS := 5.10 6.1 6.12 7.2
 
-.PHONY: help bootstrap bpf check demo test unit kernel vm system fmt clean
+.PHONY: help bootstrap bpf check demo test unit kernel vm system molecule fmt clean
 
 help:
 	@printf '%s\n' \
@@ -20,7 +20,8 @@ help:
 	    'make kernel  tests on the maps of this kernel (root)' \
 	    'make vm      tests in virtual machines (KERNELS="6.1 7.2" for some)' \
 	    'make system  tests on whole systems: systemd, sshd, GRUB (root)' \
-	    'make bpf     the BPF objects' \
+	    'make molecule  the Ansible role on whole systems (root)' \
+    'make bpf     the BPF objects' \
 	    'make fmt     format Python and C' \
 	    'make clean   remove what was built; the kernel cache stays'
 
@@ -38,6 +39,9 @@ check: bootstrap
 
 unit kernel vm system: bootstrap bpf
 	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" $@
+
+molecule: bootstrap bpf
+	@$(VENV)/bin/python scripts/molecule
 
 test: bootstrap bpf
 	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm system
