@@ -53,6 +53,19 @@ def build(parser: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="even if too few keys remain")
     command.add_argument("--dry-run", action="store_true", help="say what would be done")
     command.set_defaults(run=remove)
+    _trust_parser(commands)
+    command = commands.add_parser(
+        "reset-serials",
+        help="rebuild a lost record of accepted serials",
+        description="Starts the record of accepted serials anew from what is stored here. An\n"
+        "older bundle than the stored ones could then be replayed: use it only when told to.",
+        epilog="example: aegisbpf keys reset-serials",
+    )
+    command.add_argument("--dry-run", action="store_true", help="say what would be known")
+    command.set_defaults(run=reset_serials)
+
+
+def _trust_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "trust",
         help="show or set how signatures are judged",
@@ -70,15 +83,6 @@ def build(parser: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--dry-run", action="store_true", help="say what would be set")
     command.set_defaults(run=trust)
-    command = commands.add_parser(
-        "reset-serials",
-        help="rebuild a lost record of accepted serials",
-        description="Starts the record of accepted serials anew from what is stored here. An\n"
-        "older bundle than the stored ones could then be replayed: use it only when told to.",
-        epilog="example: aegisbpf keys reset-serials",
-    )
-    command.add_argument("--dry-run", action="store_true", help="say what would be known")
-    command.set_defaults(run=reset_serials)
 
 
 def generate(app: App, arguments: argparse.Namespace) -> int:

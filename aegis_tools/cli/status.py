@@ -66,7 +66,7 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
 def _policy(status: Status) -> str:
     policy = status.policy
     if policy is None:
-        return "-" if status.loaded else "nothing is loaded"
+        return "-" if status.loaded or status.problems else "nothing is loaded"
     by_hand = f", {policy.manual} rules made by hand" if policy.manual else ""
     if not policy.digest:
         return f"none{by_hand}"
