@@ -139,6 +139,9 @@ def test_a_status_says_which_policies_are_accepted_as_the_list_of_keys_does(
     assert "1 of 1 must sign" in status()
     host("keys", "trust", "--threshold", "2")
     assert "only 1 can: no policy is accepted" in status()
+    checks = {one["name"]: one for one in host("health", "--check-config", code=4)["checks"]}
+    assert checks["trust"]["ok"] is False
+    assert "only 1 can" in checks["trust"]["message"]
     key = host("keys", "list")["keys"][0]["keyid"]
     host("keys", "remove", key, "--force")
     assert "no policy is accepted until a key is trusted" in status()
