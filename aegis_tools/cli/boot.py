@@ -53,7 +53,8 @@ def as_text(booted: control.Booted) -> str:
     """Return what a boot led to, a line a fact."""
     lines = ["loaded" if booted.loaded.fresh else "already loaded"]
     if booted.loaded.fallback:
-        lines.append(f"AUDIT FALLBACK: nothing can be refused ({booted.loaded.reason})")
+        why = f" ({booted.loaded.reason})" if booted.loaded.reason else ""
+        lines.append(f"AUDIT FALLBACK: nothing can be refused{why}")
     lines.append(f"policy: {plain(booted.name)} {booted.digest[:16]}" if booted.digest else
                  "policy: none is stored")  # fmt: skip
     lines.append(f"mode: {booted.mode.value}")

@@ -49,7 +49,7 @@ def get(app: App, arguments: argparse.Namespace) -> int:
 
 def set_(app: App, arguments: argparse.Namespace) -> int:
     """Change one setting and remember it."""
-    from aegis_tools.control.remember import remember
+    from aegis_tools.cli.editing import record
 
     known = setting(arguments.key)
     with Live(Pins(app.paths.pins)) as live:
@@ -63,7 +63,7 @@ def set_(app: App, arguments: argparse.Namespace) -> int:
             value = known.get(live)
             if changed and known.name != "mode":  # which writes its own line
                 note = f"{known.name}: {before} -> {shown(value)}"
-                remember(app.paths, "config set", note=note)
+                record(app, "config set", {}, note)
     text = f"{known.name}: {before} -> {shown(value)}" if changed else "no change"
     app.show({known.name: value, "changed": changed}, text)
     return 0

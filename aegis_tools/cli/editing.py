@@ -111,14 +111,17 @@ def audit_note(live: Live, mode: Mode = Mode.ENFORCE) -> str:
     return "" if mode is Mode.ENFORCE else "this rule only audits: matches are logged, not refused"
 
 
-def added_line(one: Added, note: str, *, dry_run: bool) -> str:
+def added_line(one: Added, note: str, *, dry_run: bool, refused: bool = False) -> str:
     """Return a line for one rule of an ``add``.
 
     Args:
         one: What became of it.
         note: Why nothing is refused now; empty where it is.
         dry_run: Nothing was changed.
+        refused: The lockout proof would refuse it.
     """
+    if refused:
+        return f"dry run, would be refused, and all with it: {plain(one.rule.target)}"
     words = {
         "added": "added" if note else "denied",
         "changed": "changed",
@@ -148,7 +151,13 @@ def add_rules(app: App, command: str, rules: Sequence[Rule], *, dry_run: bool) -
         "refusals": warn_of_lockouts(app, editor.refusals),
         "rules": [_added_dict(one) for one in done],
     }
-    app.show(data, lambda: "\n".join(added_line(one, note, dry_run=dry_run) for one in done))
+    refused = {found.rule for found in editor.refusals if dry_run and found.enforce}
+    app.show(
+        data,
+        lambda: "\n".join(
+            added_line(one, note, dry_run=dry_run, refused=one.rule.id in refused) for one in done
+        ),
+    )
     if note and made and not app.json:
         app.note(note)
     return 0

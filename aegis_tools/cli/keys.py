@@ -12,7 +12,8 @@ from aegis_tools.control.lock import locked
 from aegis_tools.control.remember import remember
 from aegis_tools.control.source import why_signed_only
 from aegis_tools.control.store import Store
-from aegis_tools.errors import StateError
+from aegis_tools.errors import StateError, UsageError
+from aegis_tools.policy.trust import MAX_THRESHOLD, TrustConfig
 
 _MAX_KEY = 4096
 
@@ -23,7 +24,7 @@ def build(parser: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "generate",
         help="make a key pair",
-        description="Writes PREFIX.key (secret, mode 0600; keep it off managed hosts) and "
+        description="Writes PREFIX.key (secret, mode 0600; keep it off managed hosts) and\n"
         "PREFIX.pub. Existing files are never overwritten.",
         epilog="example: aegisbpf keys generate /root/keys/ops --comment 'ops 2026'",
     )
@@ -52,24 +53,36 @@ def build(parser: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="even if too few keys remain")
     command.add_argument("--dry-run", action="store_true", help="say what would be done")
     command.set_defaults(run=remove)
-    command = commands.add_parser(
-        "trust",
-        help="show or set how signatures are judged",
-        epilog="example: aegisbpf keys trust --threshold 2 --group web --require-signature yes",
-    )
-    command.add_argument("--threshold", type=int, metavar="N", help="keys that must have signed")
-    command.add_argument("--group", metavar="NAME", help="bundles for this group are for us")
-    command.add_argument("--require-signature", choices=("yes", "no"))
-    command.set_defaults(run=trust)
+    _trust_parser(commands)
     command = commands.add_parser(
         "reset-serials",
         help="rebuild a lost record of accepted serials",
-        description="Starts the record of accepted serials anew from what is stored here. An "
+        description="Starts the record of accepted serials anew from what is stored here. An\n"
         "older bundle than the stored ones could then be replayed: use it only when told to.",
         epilog="example: aegisbpf keys reset-serials",
     )
     command.add_argument("--dry-run", action="store_true", help="say what would be known")
     command.set_defaults(run=reset_serials)
+
+
+def _trust_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "trust",
+        help="show or set how signatures are judged",
+        epilog="example: aegisbpf keys trust --threshold 2 --group web --require-signature yes",
+    )
+    command.add_argument(
+        "--threshold",
+        type=types.number(1, MAX_THRESHOLD),
+        metavar="N",
+        help="keys that must have signed",
+    )
+    command.add_argument("--group", metavar="NAME", help="bundles for this group are for us")
+    command.add_argument(
+        "--require-signature", choices=("yes", "no"), help="although no key is trusted"
+    )
+    command.add_argument("--dry-run", action="store_true", help="say what would be set")
+    command.set_defaults(run=trust)
 
 
 def generate(app: App, arguments: argparse.Namespace) -> int:
@@ -97,6 +110,7 @@ def list_keys(app: App, arguments: argparse.Namespace) -> int:
         reason = why_signed_only(store, Store(app.paths))
     except StateError as error:
         reason = error.message
+    needed = trust_line(config.threshold, len({keyid for keyid, _ in rows}), reason)
     app.show(
         {
             "threshold": config.threshold,
@@ -105,24 +119,26 @@ def list_keys(app: App, arguments: argparse.Namespace) -> int:
             "unsigned_accepted": not reason,
             "keys": [{"keyid": keyid, "comment": comment} for keyid, comment in rows],
         },
-        f"{table(rows, ('KEY ID', 'COMMENT')) or _no_keys(reason)}\n"
-        f"{_needed(config.threshold, len({keyid for keyid, _ in rows}))}group {config.group}",
+        f"{table(rows, ('KEY ID', 'COMMENT'))}\n{needed}; group {config.group}".lstrip(),
     )
     return 0
 
 
-def _no_keys(reason: str) -> str:
+def trust_line(threshold: int, keys: int, reason: str) -> str:
+    """Return which policies a host takes, for a person.
+
+    Args:
+        threshold: How many keys must sign.
+        keys: How many are trusted.
+        reason: Why it takes signed policies only; empty where it takes any.
+    """
+    if threshold > keys > 0:
+        return f"{threshold} must sign, but only {keys} can: no policy is accepted"
+    if keys:
+        return f"{threshold} of {keys} must sign"
     if not reason:
         return "no trusted keys: policies need no signature"
     return f"no trusted keys, but {reason}: no policy is accepted until a key is trusted"
-
-
-def _needed(threshold: int, keys: int) -> str:
-    if not keys:
-        return ""
-    if threshold > keys:
-        return f"{threshold} must sign, but only {keys} can: no policy is accepted; "
-    return f"{threshold} of {keys} must sign; "
 
 
 def add(app: App, arguments: argparse.Namespace) -> int:
@@ -165,27 +181,49 @@ def remove(app: App, arguments: argparse.Namespace) -> int:
 def trust(app: App, arguments: argparse.Namespace) -> int:
     """Show or set threshold, group and whether signatures are required."""
     store = keystore.KeyStore(app.paths)
-    config = store.config()
+    before = store.config()
+    config = _wanted(before, arguments)
+    if config != before and not arguments.dry_run:
+        with locked(app.paths.lock, command="keys trust"):
+            store.save_config(config)
+            remember(app.paths, "keys trust", note=config.to_bytes().decode().strip())
+    keys = len({entry.key.keyid for entry in store.entries()})
+    if config.threshold > keys > 0:
+        app.note(f"warning: {trust_line(config.threshold, keys, '')}")
+    app.show(
+        {
+            "threshold": config.threshold,
+            "group": config.group,
+            "require_signature": config.require_signature,
+            "dry_run": arguments.dry_run,
+        },
+        f"{'dry run, would be: ' if arguments.dry_run else ''}"
+        f"threshold {config.threshold}, group {config.group}, "
+        f"signature {'required' if config.require_signature else 'required once a key is trusted'}",
+    )
+    return 0
+
+
+def _wanted(config: TrustConfig, arguments: argparse.Namespace) -> TrustConfig:
+    """Return the settings that were asked for.
+
+    Raises:
+        UsageError: The group is none.
+    """
     if arguments.threshold is not None:
         config = replace(config, threshold=arguments.threshold)
     if arguments.group is not None:
         config = replace(config, group=arguments.group)
     if arguments.require_signature is not None:
         config = replace(config, require_signature=arguments.require_signature == "yes")
-    if config != store.config():
-        with locked(app.paths.lock, command="keys trust"):
-            store.save_config(config)
-            remember(app.paths, "keys trust", note=config.to_bytes().decode())
-    app.show(
-        {
-            "threshold": config.threshold,
-            "group": config.group,
-            "require_signature": config.require_signature,
-        },
-        f"threshold {config.threshold}, group {config.group}, "
-        f"signature {'required' if config.require_signature else 'required once a key is trusted'}",
-    )
-    return 0
+    try:
+        return TrustConfig.from_bytes(config.to_bytes())
+    except StateError as error:
+        raise UsageError(
+            f"{arguments.group!r} is no name of a group",
+            hint="1 to 64 letters, digits, dots, dashes or underscores: --group web",
+            detail=error.detail,
+        ) from error
 
 
 def reset_serials(app: App, arguments: argparse.Namespace) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from aegis_tools import __version__
 from aegis_tools.cli.output import App
@@ -65,8 +66,22 @@ exit codes: 0 done, 2 usage, 3 policy, 4 trust, 5 boot, 6 kernel, 7 program fail
   8 our files, 9 drift, 130 interrupted"""
 
 
+class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """Subcommands that begin their own help with the line that lists them."""
+
+    def add_parser(self, name: str, **kwargs: Any) -> Any:
+        """Add a subcommand."""
+        kwargs.setdefault("description", kwargs.get("help"))
+        return super().add_parser(name, **kwargs)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours."""
+    """An argument parser whose errors are ours, and whose examples can be copied."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**kwargs)
+        self.register("action", "parsers", _Commands)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
@@ -103,7 +118,6 @@ def parser_of(name: str) -> Parser:
     parser = Parser(
         prog=f"aegisbpf {name}",
         description=COMMANDS[name][1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=name)
     module.build(parser)
@@ -209,9 +223,17 @@ def keep_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
+def print_utf8(*streams: TextIO | None) -> None:
+    """Print UTF-8 in any locale, as policies are: no change that is made ends in an error."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def main() -> NoReturn:
     """Run the program: the entry point of ``aegisbpf`` and ``aegis-tools``."""
     keep_standard_streams()
+    print_utf8(sys.stdout, sys.stderr)
     try:
         code = run(sys.argv[1:])
         if sys.stdout is not None:  # closed by whoever started us

@@ -38,7 +38,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
             app.show(before.to_dict(), f"{before.mode}: {before.meaning}")
             return 0
         if arguments.dry_run:
-            return _would(app, before, arguments.mode)
+            return _would(app, live, before, arguments)
         more: dict[str, Any] = {}
         forced: tuple[str, ...] = ()
         with locked(app.paths.lock, command=f"mode {arguments.mode}"):
@@ -53,9 +53,16 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _would(app: App, before: Posture, mode: str) -> int:
-    changed = mode != before.mode
-    text = f"would change from {before.mode} to {mode}" if changed else "no change"
+def _would(app: App, live: Live, before: Posture, arguments: argparse.Namespace) -> int:
+    from aegis_tools.control.fallback import check
+    from aegis_tools.control.mode import check_can_enforce
+
+    if arguments.mode == "enforce":
+        check(app.paths)
+        check_can_enforce(live)
+        _lockouts(app, live, arguments)
+    changed = arguments.mode != before.mode
+    text = f"would change from {before.mode} to {arguments.mode}" if changed else "no change"
     app.show({**before.to_dict(), "would_change": changed}, text)
     return 0
 
@@ -89,18 +96,23 @@ def change_or_stay(app: App, live: Live, mode: str) -> bool:
 
 def check_lockout(app: App, live: Live, arguments: argparse.Namespace) -> tuple[str, ...]:
     """Refuse to enforce live rules that would lock everybody out; return those that are forced."""
-    from aegis_tools.control.lockout import check
-    from aegis_tools.control.names import Names
     from aegis_tools.control.remember import remember
 
-    found = check.check_live(app.paths, live, Names(live, app.paths).name)
-    if not arguments.i_know:
-        check.refuse(found)
-    forced = tuple(one.rule for one in found if one.enforce)
+    forced = _lockouts(app, live, arguments)
     if forced:
         note = f"forced past the lockout proof: {', '.join(forced)}"
         remember(app.paths, "mode", note=note)
     return forced
+
+
+def _lockouts(app: App, live: Live, arguments: argparse.Namespace) -> tuple[str, ...]:
+    from aegis_tools.control.lockout import check
+    from aegis_tools.control.names import Names
+
+    found = check.check_live(app.paths, live, Names(live, app.paths).name)
+    if not arguments.i_know:
+        check.refuse(found)
+    return tuple(one.rule for one in found if one.enforce)
 
 
 def stage(

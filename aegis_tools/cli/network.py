@@ -21,7 +21,7 @@ _OPTIONS = (
     ("--port", Kind.PORT, "PORT", "22, or 22:tcp"),
     ("--ip-port", Kind.IP_PORT, "ADDRESS:PORT", "10.0.0.1:443, [2001:db8::1]:443:tcp"),
 )
-_EXAMPLE = "aegisbpf network deny add --ip 203.0.113.7 --port 23 --protocol tcp --direction egress"
+_EXAMPLE = "aegisbpf network deny add --ip-port 203.0.113.7:23:tcp"
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,8 @@ def build(parser: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "add",
         help="deny addresses, networks and ports",
-        description="Each --ip, --cidr, --port and --ip-port is a rule of its own.",
+        description="Each --ip, --cidr, --port and --ip-port is a rule of its own: --ip A\n"
+        "--port N denies all ports of A, and port N of everybody. One port of A: --ip-port A:N",
         epilog=f"example: {_EXAMPLE}",
     )
     _targets(command)

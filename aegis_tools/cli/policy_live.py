@@ -61,7 +61,17 @@ def plan(app: App, arguments: argparse.Namespace) -> int:
     """Show what an apply would do."""
     prepared = _prepared(app, arguments)
     app.show(prepared.plan.to_dict, prepared.plan.as_text)
+    if arguments.mode == "enforce":
+        _warn_cannot_enforce(app)
     return 0
+
+
+def _warn_cannot_enforce(app: App) -> None:
+    try:
+        read_live(app, check_can_enforce)
+        fallback.check(app.paths)
+    except AegisError as error:
+        app.note(f"warning: policy apply refuses --mode enforce now: {error.message}")
 
 
 def diff(app: App, arguments: argparse.Namespace) -> int:

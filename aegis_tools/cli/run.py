@@ -56,7 +56,7 @@ def build(parser: argparse.ArgumentParser) -> None:
         "stdout has one JSON object an event, stderr everything else; leaving it does not end\n"
         "enforcement. Ends with 0 on SIGTERM, 130 on Ctrl-C; SIGHUP opens files and looks up\n"
         "names anew. As a service: aegisbpf service install\n\n"
-        'example: aegisbpf run --audit | grep \'"action":"BLOCK"\''
+        'example: aegisbpf run | grep \'"action":"BLOCK"\''
     )
     parser.set_defaults(run=run)
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 from aegis_tools import __version__
+from aegis_tools.cli.keys import trust_line
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.status import Status, drops, read_status
 from aegis_tools.kernel.layout import Stat
@@ -45,11 +46,9 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
         yield "mode", f"{status.posture.mode}: {status.posture.meaning}"
     yield "policy", _policy(status)
     if status.trust:
-        keys, trust = len(status.trust["keyids"]), status.trust
-        yield "trust", (
-            f"{trust['threshold']} of {keys} keys must sign, group {trust['group']}"
-            if keys else "no keys: policies need no signature"
-        )  # fmt: skip
+        trust = status.trust
+        line = trust_line(trust["threshold"], len(trust["keyids"]), trust["signed_only"])
+        yield "trust", f"{line}; group {trust['group']}"
     if status.snapshot:
         count = status.snapshot.counters
         yield (
@@ -67,7 +66,7 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
 def _policy(status: Status) -> str:
     policy = status.policy
     if policy is None:
-        return "-" if status.loaded else "nothing is loaded"
+        return "-" if status.loaded or status.problems else "nothing is loaded"
     by_hand = f", {policy.manual} rules made by hand" if policy.manual else ""
     if not policy.digest:
         return f"none{by_hand}"

@@ -45,6 +45,7 @@ _HINTS = {
     errno.ENOTEMPTY: IN_THE_WAY,
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+_NO_FOLDER = "its folder does not exist"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def write_atomic(
             only the last step failed: then the new content is there, but a power loss could still
             undo it).
     """
-    with _as_error(StateError, f"cannot write the {what}"):
+    with _as_error(StateError, f"cannot write the {what}", absent=_NO_FOLDER):
         folder = calls.open(path.parent, _FOLDER)
         try:
             temporary = f".{path.name}.{os.urandom(8).hex()}{_TMP}"
@@ -101,7 +102,7 @@ def write_new(path: Path, data: bytes, *, what: str, mode: int, calls: Calls = S
     Raises:
         StateError: It exists, or cannot be written.
     """
-    with _as_error(StateError, f"cannot write the {what}"):
+    with _as_error(StateError, f"cannot write the {what}", absent=_NO_FOLDER):
         folder = calls.open(path.parent, _FOLDER)
         try:
             _write_new(folder, path.name, data, mode, calls)
@@ -376,16 +377,20 @@ def _unlink_quietly(name: str, folder: int) -> None:
 
 
 @contextlib.contextmanager
-def _as_error(error: type[AegisError], message: str, *, detail: str = "") -> Iterator[None]:
+def _as_error(
+    error: type[AegisError], message: str, *, detail: str = "", absent: str = "it does not exist"
+) -> Iterator[None]:
     try:
         yield
     except OSError as found:
-        raise _explain(error, message, found, detail) from found
+        raise _explain(error, message, found, detail, absent) from found
 
 
-def _explain(error: type[AegisError], message: str, found: OSError, detail: str) -> AegisError:
+def _explain(
+    error: type[AegisError], message: str, found: OSError, detail: str, absent: str
+) -> AegisError:
     reason = {
-        errno.ENOENT: "it does not exist",
+        errno.ENOENT: absent,
         errno.EEXIST: "it exists already",
         errno.ELOOP: "it is a symbolic link",
         errno.EISDIR: "it is a folder",
@@ -393,6 +398,8 @@ def _explain(error: type[AegisError], message: str, found: OSError, detail: str)
         errno.ENOTDIR: "a part of its path is no folder",
     }.get(found.errno or 0, (found.strerror or "unknown reason").lower())
     hint = _HINTS.get(found.errno or 0, "run the command again with --verbose")
+    if found.errno == errno.ENOENT and absent is _NO_FOLDER:
+        hint = "make the folder first, or name a file in another one"
     if found.errno == errno.EEXIST:
         hint = "choose another name; nothing is ever overwritten"
     return error(f"{message}: {reason}", hint=hint, detail=f"{found} {detail}".strip())

@@ -26,6 +26,7 @@ from aegis_tools.errors import (
     BootError,
     KernelError,
     StateError,
+    TrustError,
 )
 from aegis_tools.kernel import loader, syscall
 from aegis_tools.kernel.features import Features, is_bpffs
@@ -260,7 +261,12 @@ def config_checks(paths: Paths, *, now: int) -> list[Check]:
         return f"{len(keystore.trusted())} trusted keys"
 
     def settings() -> str:
-        config = keystore.config()
+        config, keys = keystore.config(), len(keystore.trusted())
+        if config.threshold > keys > 0:
+            raise TrustError(
+                f"{config.threshold} keys must sign, but only {keys} can: no policy is accepted",
+                hint="trust more: aegisbpf keys add KEY.pub; or: aegisbpf keys trust --threshold N",
+            )
         return f"{config.threshold} signatures needed, group {config.group or 'any'}"
 
     def serials() -> str:

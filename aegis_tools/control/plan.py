@@ -141,6 +141,11 @@ class Plan:
         return f"{text}\nmode: {self.mode}" if self.mode else text
 
 
+def _place(problem: Problem) -> tuple[bool, int, str]:
+    """Order by the policy's lines, rules made by hand last: maps are read in any order."""
+    return not problem.line, problem.line, problem.rule
+
+
 def _problem_line(problem: Problem) -> str:
     where = f" line {problem.line}" if problem.line else ""
     rule = f" {_shown(problem.rule)}:" if problem.rule else ""
@@ -187,7 +192,7 @@ def make_plan(
         changes=tuple(sorted(changes, key=itemgetter(1, 0))),  # by rule, then sign
         kept=tuple(sorted(kept)),
         refreshed=0 if changes else _differing(live, rules),
-        problems=(*problems, *rules.problems),
+        problems=tuple(sorted((*problems, *rules.problems), key=_place)),
         entries={
             spec.name: (info.count(spec.name), len(rules.maps[spec.name]))
             for spec in POLICY_MAPS

@@ -17,6 +17,7 @@ from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heart
 from aegis_tools.control.live import Live
 from aegis_tools.control.pending import Pending, known_records, read_pending
 from aegis_tools.control.posture import Posture, read_posture
+from aegis_tools.control.source import why_signed_only
 from aegis_tools.control.stats import MapUse, Snapshot, read_snapshot
 from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError, NotLoadedError
@@ -170,11 +171,17 @@ def _trust(paths: Paths, problems: list[str]) -> dict[str, Any] | None:
     try:
         config = store.config()
         keyids = sorted({entry.key.keyid for entry in store.entries()})
+        reason = why_signed_only(store, Store(paths))
     except AegisError as error:
         if os.geteuid() == 0:
             problems.append(error.message)
         return None
-    return {"threshold": config.threshold, "group": config.group, "keyids": keyids}
+    return {
+        "threshold": config.threshold,
+        "group": config.group,
+        "keyids": keyids,
+        "signed_only": reason,
+    }
 
 
 def drops(status: Status) -> int:

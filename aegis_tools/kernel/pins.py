@@ -58,8 +58,13 @@ class Pins:
             return []
 
     def is_loaded(self) -> bool:
-        """Return whether a load was completed here."""
-        return self.path("links").is_dir() and self.path("maps").is_dir()
+        """Return whether a load was completed here; also where all of its maps were removed since.
+
+        Its links may still be there then, and refuse what they refused.
+        """
+        return self.path("links").is_dir() and (
+            self.path("maps").is_dir() or bool(self.names("links"))
+        )
 
     def is_attached(self) -> bool:
         """Return whether every program that hooks something has its link."""

@@ -23,6 +23,9 @@ from aegis_tools.errors import StateError, TrustError
 from aegis_tools.policy import strictjson
 from aegis_tools.policy.bundle import CLOCK_SKEW, DEFAULT_GROUP, GROUP_NAME, MAX_SERIAL, Bundle
 
+MAX_THRESHOLD = 32
+"""Keys that can be asked to sign one bundle."""
+
 _FORMAT = 1
 _BIG_JUMP = 2**32
 _AHEAD = 86400  # seconds
@@ -125,8 +128,8 @@ class TrustConfig:
             config = cls(**settings)
         except (ValueError, TypeError) as error:
             raise _bad_config(str(error)) from None
-        if not strictjson.is_integer(config.threshold, 1, 32):
-            raise _bad_config("threshold must be 1 to 32")
+        if not strictjson.is_integer(config.threshold, 1, MAX_THRESHOLD):
+            raise _bad_config(f"threshold must be 1 to {MAX_THRESHOLD}")
         if not isinstance(config.group, str) or not GROUP_NAME.fullmatch(config.group):
             raise _bad_config("group must be 1 to 64 letters, digits, dots, dashes or underscores")
         if not isinstance(config.require_signature, bool):

@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aegis_tools.policy import fields, targets
 from aegis_tools.policy.model import MAX_DEPTH, Kind, Mode, Op, Policy, Problem, Rule, Signal
@@ -163,13 +163,26 @@ class _Parser:
             what = f"this one has {' and '.join(kinds)}" if kinds else "this one has none"
             message = f"a rule needs one of {', '.join(KIND_KEYS)}; {what}"
             self.problems.error(item.line, message)
+            self.details(given)
             return None
         kind = Kind(kinds[0])
         target, implied = self.value(given[kinds[0]].node, _target_parser(kind), ("", Op(0)))
         operations = self.rule_operations(kind, given, implied)
+        details = self.details(given)
+        depth = self.depth(kind, given)
         if not target or not operations:
             return None
-        return self.finish(item.line, kind, target, operations, given)
+        rule = Rule(
+            id=self.rule_id(item.line, kind, target, operations, given),
+            kind=kind,
+            target=target,
+            operations=operations,
+            depth=depth,
+            line=item.line,
+            **details,
+        )
+        self.refuse_twice(rule)
+        return rule
 
     def rule_operations(self, kind: Kind, given: dict[str, Entry], implied: Op) -> Op:
         allowed = targets.allowed_operations(kind)
@@ -186,24 +199,15 @@ class _Parser:
             self.problems.error(entry.line, message)
         return operations & allowed
 
-    def finish(
-        self, line: int, kind: Kind, target: str, operations: Op, given: dict[str, Entry]
-    ) -> Rule:
-        rule = Rule(
-            id=self.rule_id(line, kind, target, operations, given),
-            kind=kind,
-            target=target,
-            operations=operations,
-            mode=self.enum(given, "mode", self.defaults.mode),
-            signal=self.enum(given, "signal", self.defaults.signal),
-            depth=self.depth(kind, given),
-            owner=self.optional(given, "owner", fields.free_text, ""),
-            reason=self.optional(given, "reason", fields.free_text, ""),
-            expires=self.optional(given, "expires", fields.expiry, 0),
-            line=line,
-        )
-        self.refuse_twice(rule)
-        return rule
+    def details(self, given: dict[str, Entry]) -> dict[str, Any]:
+        """Return what any rule may say, noting every mistake, also where the rule has others."""
+        return {
+            "mode": self.enum(given, "mode", self.defaults.mode),
+            "signal": self.enum(given, "signal", self.defaults.signal),
+            "owner": self.optional(given, "owner", fields.free_text, ""),
+            "reason": self.optional(given, "reason", fields.free_text, ""),
+            "expires": self.optional(given, "expires", fields.expiry, 0),
+        }
 
     def optional(
         self, given: dict[str, Entry], key: str, parse: Callable[[str], _T], fallback: _T

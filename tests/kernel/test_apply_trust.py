@@ -125,6 +125,28 @@ def test_a_list_of_no_keys_says_whether_policies_need_a_signature(
     assert "only 1 can" in listed()
 
 
+@pytest.mark.usefixtures("signed")
+def test_a_status_says_which_policies_are_accepted_as_the_list_of_keys_does(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status() -> str:
+        capsys.readouterr()
+        run(["--root", str(host.paths.root), "status"])
+        return capsys.readouterr().out
+
+    assert "1 of 1 must sign" in status()
+    assert host("keys", "trust", "--threshold", "2", "--dry-run")["dry_run"] is True
+    assert "1 of 1 must sign" in status()
+    host("keys", "trust", "--threshold", "2")
+    assert "only 1 can: no policy is accepted" in status()
+    checks = {one["name"]: one for one in host("health", "--check-config", code=4)["checks"]}
+    assert checks["trust"]["ok"] is False
+    assert "only 1 can" in checks["trust"]["message"]
+    key = host("keys", "list")["keys"][0]["keyid"]
+    host("keys", "remove", key, "--force")
+    assert "no policy is accepted until a key is trusted" in status()
+
+
 def test_check_config_judges_the_current_policy_by_the_keys_of_now(
     host: Host, files: Any, signed: Any, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from edit_support import Host
 
+from aegis_tools.cli.main import run
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
 
@@ -49,6 +50,47 @@ def test_dry_runs_warn_of_dangerous_targets_that_are_refused_without(
     assert "every address" in problem["message"]
     assert any("every address" in line for line in host.text("policy", "plan", policy))
     assert host("policy", "apply", policy, code=3)["error"] == "lockout"
+
+
+def test_a_plan_warns_of_a_mode_that_apply_refuses(
+    host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy.conf"
+    policy.write_text(f"version=1\n[deny_path]\n{tmp_path}/x\n")
+    root = ["--root", str(host.paths.root), "policy"]
+    assert run([*root, "plan", str(policy), "--mode", "enforce"]) == 0
+    assert "policy apply refuses --mode enforce now: cannot enforce" in capsys.readouterr().err
+    assert host("policy", "apply", policy, "--mode", "enforce", code=6)
+    assert run([*root, "plan", str(policy)]) == 0
+    assert "refuses" not in capsys.readouterr().err
+
+
+def test_a_plan_names_missing_files_by_line_and_those_of_rules_by_hand_by_name(
+    host: Host, tmp_path: Path
+) -> None:
+    names = [f"{tmp_path}/{name}" for name in "fbdace"]
+    host("block", "add", *names)
+    policy = tmp_path / "policy.conf"
+    policy.write_text(f"version=1\n[deny_path]\n{tmp_path}/z\n{tmp_path}/y\n")
+    problems = host("policy", "plan", policy)["problems"]
+    assert [one["line"] for one in problems] == [3, 4, 0, 0, 0, 0, 0, 0]
+    assert [one["rule"] for one in problems[2:]] == [
+        f"manual:path:{name}" for name in sorted(names)
+    ]
+
+
+def test_a_second_boot_does_not_give_an_empty_reason(host: Host) -> None:
+    assert "AUDIT FALLBACK: nothing can be refused" in host.text("boot")
+
+
+def test_a_setting_that_was_changed_says_so_where_the_history_cannot_be_written(
+    host: Host,
+) -> None:
+    host.paths.history.unlink(missing_ok=True)
+    host.paths.history.mkdir(parents=True)
+    failed = host("config", "set", "event-sample-rate", "0.5", code=8)
+    assert failed["message"].startswith("it is done, but")
+    assert host("config", "get", "event-sample-rate")["event-sample-rate"] == 0.5
 
 
 def test_all_commands_agree_that_the_fallback_cannot_enforce(host: Host) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from kernel_support import NO_LSM, kill_after, start_python
 
+from aegis_tools.control.health import load_checks
 from aegis_tools.errors import BootError, CommandError, KernelError, NotLoadedError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.layout import CONFIG_VALUE, POLICY_MAPS, Config
@@ -119,6 +120,15 @@ def test_maps_without_links_are_leftovers(loaded: Pins) -> None:
     assert not loaded.is_loaded()
     assert load(loaded).fresh is True
     assert loaded.is_attached()
+
+
+def test_links_without_any_map_are_no_host_where_nothing_is_loaded(loaded: Pins) -> None:
+    loaded.remove("maps")
+    assert loaded.is_loaded()
+    with pytest.raises(KernelError, match="hooks may still be attached"):
+        load(loaded)
+    [check] = [one for one in load_checks(loaded, lsm_active=False) if one.name == "loaded"]
+    assert "hooks may be attached" in check.message
 
 
 def test_what_a_dead_load_left_beside_a_finished_one_is_removed(loaded: Pins) -> None:

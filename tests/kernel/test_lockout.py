@@ -57,6 +57,26 @@ def test_several_rules_by_hand_are_all_told_of_and_none_is_added(
     assert host("block", "list")["rules"] == []
 
 
+def test_a_dry_run_says_which_rule_would_be_refused(
+    host: Host, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from aegis_tools.cli.main import run
+
+    harmless = str(tmp_path / "harmless")
+    command = ["--root", str(host.paths.root), "block", "add", "--dry-run", harmless, "/etc/group"]
+    assert run(command) == 0
+    fine, refused = capsys.readouterr().out.splitlines()
+    assert f"would be added: {harmless}" in fine
+    assert "would be refused" in refused
+    assert refused.endswith("/etc/group")
+
+
+def test_a_dry_run_of_enforce_is_refused_as_enforce_is(host: Host) -> None:
+    said = "cannot enforce: the audit fallback is loaded"
+    assert host("mode", "enforce", "--dry-run", code=6)["message"] == said
+    assert host("mode", "audit", "--dry-run")["would_change"] is False
+
+
 def test_an_audit_rule_by_hand_is_added_with_a_warning(
     host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:

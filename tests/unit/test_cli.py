@@ -36,6 +36,16 @@ def test_the_help_of_every_command_and_group_has_an_example(command: str) -> Non
         assert "example" in parser.format_help(), parser.prog
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_help_says_what_the_command_does_and_keeps_the_lines_of_its_examples(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    for parser in parsers(parser_of(command)):
+        assert parser.description, parser.prog
+        assert (parser.epilog or "") in parser.format_help(), parser.prog
+
+
 @pytest.mark.parametrize("line", ["help block add", "--help block add", "-h block add"])
 def test_help_shows_the_help_of_the_command_it_names(
     line: str, capsys: pytest.CaptureFixture[str]
@@ -70,6 +80,9 @@ def test_help_shows_the_help_of_the_command_it_names(
         ["footprint", "--deny-inodes", "-1"],
         ["footprint", "--deny-inodes", "9" * 5000],
         ["help", "no-such-command"],
+        ["keys", "trust", "--threshold", "0"],
+        ["keys", "trust", "--threshold", "33"],
+        ["keys", "trust", "--group", "a b"],
     ],
 )
 def test_an_argument_that_means_nothing_is_a_usage_error(
@@ -90,6 +103,29 @@ def test_a_converted_policy_is_json_with_json_and_a_file_without(
     assert run(["policy", "convert", str(policy), "--to", "yaml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"policy": text}
     assert "path: /srv/a" in text
+
+
+def test_a_locale_that_cannot_say_it_changes_no_output(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.conf"
+    policy.write_text("version=1\n[deny_path]\n/srv/\u00e4\u2192\n", encoding="utf-8")
+    command = [sys.executable, "-m", "aegis_tools", "policy", "convert", str(policy)]
+    done = subprocess.run(
+        [*command, "--to", "text"],
+        cwd=REPOSITORY,
+        env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": "."},
+        capture_output=True,
+        check=True,
+    )
+    assert "/srv/\u00e4\u2192\n".encode() in done.stdout
+
+
+def test_an_output_in_a_folder_that_is_not_there_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["keys", "generate", str(tmp_path / "absent" / "ops")]) == 8
+    said = capsys.readouterr().err
+    assert "its folder does not exist" in said
+    assert "make the folder first" in said
 
 
 def test_what_could_drive_a_terminal_is_escaped_in_text_and_kept_in_json() -> None:
