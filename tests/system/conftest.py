@@ -20,6 +20,8 @@ from vmharness.system.qemu import Qemu
 from vmharness.system.snapshot import Snapshot, loaded, ready
 
 HERE = Path(__file__).parent
+PATIENCE_SECONDS = 1500
+"""A boot, or a search of the host, takes minutes where another machine runs beside it."""
 STORED = {make: cache(partial(make, os.environ)) for make in (ready, loaded)}
 """Found once a run, so that a file that is edited meanwhile changes nothing."""
 
@@ -29,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("system")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(PATIENCE_SECONDS))
     yield
 
 
