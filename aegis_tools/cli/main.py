@@ -80,6 +80,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        # Or --i would do for --i-know-this-locks-me-out.
+        kwargs.setdefault("allow_abbrev", False)
         super().__init__(**kwargs)
         self.register("action", "parsers", _Commands)
 

@@ -201,3 +201,9 @@ def test_trusting_a_key_can_be_tried(tmp_path: Path, capsys: pytest.CaptureFixtu
                 "--dry-run"]) == 0  # fmt: skip
     assert json.loads(capsys.readouterr().out)["would_change"] is True
     assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--i", "--i-know", "--reset-it", "--confirm"])
+def test_an_option_is_written_out(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["policy", "apply", option, "policy.conf"]) == 2
+    assert option in capsys.readouterr().err
