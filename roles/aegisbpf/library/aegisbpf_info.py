@@ -17,6 +17,12 @@ options:
     description: Also compare the live maps with what was applied.
     type: bool
     default: false
+  boot:
+    description: >-
+      Also say what asking for the BPF security module would change in the boot configuration;
+      V(merged) builds on an C(lsm=) that others set.
+    type: str
+    choices: [enabled, merged]
   program:
     description: Where the program is on the host.
     type: path
@@ -69,6 +75,10 @@ status:
   description: The document of C(aegisbpf status --json).
   type: dict
   returned: when installed
+boot:
+  description: The document of C(aegisbpf lsm enable --dry-run --json), or of its refusal.
+  type: dict
+  returned: when installed and asked for
 live:
   description: The document of C(aegisbpf policy verify-live --json).
   type: dict
@@ -104,6 +114,11 @@ def missing():
     return found
 
 
+def merge(host):
+    """Return the option to build on the list of others."""
+    return ["--merge"] if host.module.params["boot"] == "merged" else []
+
+
 def work(host):
     """Ask."""
     reasons = missing()
@@ -119,12 +134,18 @@ def work(host):
         result["status"] = host.ask("status", codes=None)
         if host.module.params["verify_live"] and result["status"].get("loaded"):
             result["live"] = host.ask("policy", "verify-live", codes=(9,))
+        if host.module.params["boot"]:
+            result["boot"] = host.ask("lsm", "enable", "--dry-run", *merge(host), codes=None)
     return result
 
 
 def main():
     """Run."""
-    spec = {"verify_live": {"type": "bool", "default": False}, **ARGUMENTS}
+    spec = {
+        "verify_live": {"type": "bool", "default": False},
+        "boot": {"type": "str", "choices": ["enabled", "merged"]},
+        **ARGUMENTS,
+    }
     run(AnsibleModule(spec, supports_check_mode=True), work)
 
 
