@@ -77,7 +77,7 @@ class Controller:
 
     def module(self, *words: str) -> Timing:
         """Run one module everywhere."""
-        return self._run("ansible", "all", "--one-line", *words)
+        return self._run("ansible", "all", *words)
 
     def play(self, playbook: str) -> Timing:
         """Run a playbook for the newest bundle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from types import TracebackType
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 INSIDE = Path(__file__).with_name("inside.py")
-NETWORK = IPv4Network("10.213.0.0/16")
-BRIDGE = "aegis-fleet"
+NETWORKS = [IPv4Network(f"10.{number}.0.0/16") for number in range(213, 221)]
+"""One for each fleet that there may be at a time."""
 READY_SECONDS = 60.0
 CONFIG = """\
 HostKey {folder}/host_key
@@ -50,6 +52,7 @@ class Fleet:
         )
         self.count = count
         self.processes: list[subprocess.Popen[str]] = []
+        self.bridge, self.network = "", NETWORKS[0]
 
     def __enter__(self) -> Fleet:
         try:
@@ -74,7 +77,11 @@ class Fleet:
 
     def address(self, number: int) -> str:
         """Return the address of a host, counted from 1."""
-        return str(NETWORK[number + 1])
+        return str(self.network[number + 1])
+
+    def link(self, number: int) -> str:
+        """Return this machine's end of a host's network."""
+        return f"{self.bridge}-{number}"
 
     def inventory(self) -> dict[str, Any]:
         """Return an inventory of all hosts, in the group ``fleet``."""
@@ -107,6 +114,7 @@ class Fleet:
         self.stack.close()
 
     def _start(self) -> None:
+        self._claim()
         for name in ("host_key", "user_key"):
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)]
             subprocess.run(argv, check=True)
@@ -125,7 +133,7 @@ class Fleet:
         argv = ["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--kill-child=KILL"]
         argv += ["--propagation", "private", sys.executable, str(INSIDE), str(mounted)]
         program = Path(sys.executable).with_name("aegisbpf")
-        argv += [f"h{number:03}", f"{self.address(number)}/{NETWORK.prefixlen}", str(program)]
+        argv += [f"h{number:03}", f"{self.address(number)}/{self.network.prefixlen}", str(program)]
         argv += [str(config)]
         with (self.folder / f"h{number:03}.log").open("w", encoding="utf-8") as log:
             return subprocess.Popen(
@@ -136,16 +144,31 @@ class Fleet:
                 text=True,
             )
 
+    def _claim(self) -> None:
+        """Take a bridge, and with it a network, that no other fleet has."""
+        with IPRoute() as ip:
+            for number, network in enumerate(NETWORKS):
+                name = f"aegisfleet{number}"
+                try:
+                    ip.link("add", ifname=name, kind="bridge")
+                except NetlinkError as error:
+                    if error.code != errno.EEXIST:
+                        raise
+                    continue
+                self.stack.callback(_remove, name)
+                self.bridge, self.network = name, network
+                return
+        raise RuntimeError(f"{len(NETWORKS)} fleets are here already")
+
     def _connect(self) -> None:
         with IPRoute() as ip:
-            ip.link("add", ifname=BRIDGE, kind="bridge")
-            bridge = ip.link_lookup(ifname=BRIDGE)[0]
-            self.stack.callback(_remove, BRIDGE)
-            ip.addr("add", index=bridge, address=str(NETWORK[1]), prefixlen=NETWORK.prefixlen)
+            bridge = ip.link_lookup(ifname=self.bridge)[0]
+            prefix = self.network.prefixlen
+            ip.addr("add", index=bridge, address=str(self.network[1]), prefixlen=prefix)
             ip.link("set", index=bridge, state="up")
             for number, process in enumerate(self.processes, 1):
                 child = _child(process)
-                outside = f"{BRIDGE}-{number}"[:15]
+                outside = self.link(number)
                 ip.link("add", ifname=outside, kind="veth",
                         peer={"ifname": "eth0", "net_ns_pid": child})  # fmt: skip
                 # With its namespace it would go, too, but later.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleetsim.fleet import BRIDGE, Fleet
+from fleetsim.fleet import Fleet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -130,11 +130,11 @@ def test_a_gate_that_fails_undoes_its_wave_and_leaves_later_hosts_alone(
 def test_a_host_that_is_cut_off_stops_the_rollout_and_is_not_confirmed(
     controller: Controller,
 ) -> None:
-    cut = f"ip link set {BRIDGE}-3 down"
+    cut = f"ip link set {controller.fleet.link(3)} down"
     gate = controller.gate(f'[ "$AEGISBPF_HOST" != h003 ] || {cut}')
     before = controller.live()
     told = controller.roll("three", status=4, aegisbpf_waves=[1, 2, 1], aegisbpf_gate_command=gate)
-    subprocess.run(["ip", "link", "set", f"{BRIDGE}-3", "up"], check=True)
+    subprocess.run(["ip", "link", "set", controller.fleet.link(3), "up"], check=True)
     assert "h003" in told
     assert controller.live() == ["three", before[1], "three?", before[3]]
     # What the agent or a timer does on a host that has one, when the time is over:
