@@ -1,0 +1,61 @@
+"""The role's filters name keys and policies as hosts do."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from aegis_tools.policy.bundle import make_bundle
+from aegis_tools.policy.keys import PrivateKey
+
+FILE = Path(__file__).resolve().parents[2] / "roles/aegisbpf/filter_plugins/aegisbpf.py"
+POLICY = b"version: 1\nrules: []\n\n"
+
+
+@pytest.fixture(scope="module")
+def filters() -> dict[str, Any]:
+    spec = spec_from_file_location("aegisbpf_filters", FILE)
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.FilterModule().filters())
+
+
+def test_a_key_is_named_by_its_id_whoever_it_belongs_to(filters: dict[str, Any]) -> None:
+    key = PrivateKey.generate("ops").public
+    assert filters["aegisbpf_keyid"](key.to_text()) == key.keyid
+
+
+def test_a_private_key_among_those_to_trust_is_refused(filters: dict[str, Any]) -> None:
+    key = PrivateKey.generate("ops")
+    with pytest.raises(AnsibleFilterError, match="private key") as caught:
+        filters["aegisbpf_keyid"](key.to_text())
+    assert key.to_text().split()[-1] not in str(caught.value)
+
+
+def test_an_unsigned_policy_is_named_by_its_bytes(filters: dict[str, Any]) -> None:
+    assert filters["aegisbpf_digest"](POLICY.decode()) == hashlib.sha256(POLICY).hexdigest()
+
+
+def test_a_bundle_is_named_by_what_is_signed_in_it(filters: dict[str, Any]) -> None:
+    envelope = make_bundle(
+        POLICY.decode(),
+        policy_name="policy.yaml",
+        serial=1,
+        created=1,
+        expires=None,
+        keys=[PrivateKey.generate("ops")],
+    )
+    text = envelope.to_bytes().decode()
+    assert filters["aegisbpf_digest"](text) == hashlib.sha256(envelope.payload).hexdigest()
+
+
+def test_a_bundle_cut_short_is_refused(filters: dict[str, Any]) -> None:
+    with pytest.raises(AnsibleFilterError):
+        filters["aegisbpf_digest"]('{"payloadType": "x", ')
