@@ -145,8 +145,7 @@ def _apply(
         source = _read(app, read, arguments, action)
         prepared = _prepare(app, live, source, arguments)
         check_plan(prepared, getattr(arguments, "plan", None))
-        if not arguments.dry_run:
-            prepared = check_lockout(app, prepared, arguments, action)
+        prepared = check_lockout(app, prepared, arguments, action)
         if arguments.strict:
             check_strict(prepared)
         if arguments.mode == "enforce":
@@ -178,12 +177,20 @@ def check_plan(prepared: Prepared, digest: str | None) -> None:
 def check_lockout(
     app: App, prepared: Prepared, arguments: argparse.Namespace, action: str
 ) -> Prepared:
-    """Refuse what would lock everybody out; a change that is forced says so in the history."""
+    """Refuse what would lock everybody out; a change that is forced says so in the history.
+
+    A dry run is refused as well, after it has shown the plan.
+    """
     refusals = [found for found in prepared.plan.refusals if found.enforce]
     if not refusals:
         return prepared
     if not arguments.i_know:
         error = LockoutError(refusals)
+        if arguments.dry_run:
+            error.data["plan"] = prepared.plan.to_dict()
+            if not app.json:
+                app.show({}, prepared.plan.as_text)
+            raise error
         with contextlib.suppress(AegisError, OSError):
             remember(app.paths, action, result=error.code, note=error.message)
         raise error
