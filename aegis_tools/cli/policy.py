@@ -112,7 +112,7 @@ def _sign_commands(add: Callable[..., Any]) -> None:
 
 def _apply_commands(add: Callable[..., Any]) -> None:
     for name, text in (
-        ("plan", "show what an apply would change, and refuse; changes nothing, and exits 0"),
+        ("plan", "show what an apply would change or refuse; changes nothing, exits 0"),
         ("diff", "like plan, but exit 9 where live and file differ"),
         ("apply", "make a policy live, in one step"),
     ):
@@ -135,7 +135,7 @@ def _apply_commands(add: Callable[..., Any]) -> None:
             command.add_argument(
                 "--plan",
                 metavar="DIGEST",
-                help="refuse, exit 9, unless the plan is the one that policy plan --json showed",
+                help="refuse, exit 9, unless the plan is the one that policy plan showed",
             )
             command.add_argument(
                 "--strict",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hmac
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,10 +61,23 @@ def _source(app: App, arguments: argparse.Namespace) -> Source:
 def plan(app: App, arguments: argparse.Namespace) -> int:
     """Show what an apply would do."""
     prepared = _prepared(app, arguments)
-    app.show(prepared.plan.to_dict, prepared.plan.as_text)
+    app.show(prepared.plan.to_dict, lambda: _plan_text(prepared, arguments))
     if arguments.mode == "enforce":
         _warn_cannot_enforce(app)
     return 0
+
+
+def _plan_text(prepared: Prepared, arguments: argparse.Namespace, *, done: bool = False) -> str:
+    """Return a plan, and how to carry out this one and no other unless it is done."""
+    plan = prepared.plan
+    if done or not plan.changed or not hasattr(arguments, "file"):
+        return plan.as_text()
+    options = [str(arguments.file), "--plan", plan.digest]
+    options += ["--allow-unsigned"] if arguments.allow_unsigned else []
+    options += ["--reset"] if arguments.reset else []
+    options += ["--mode", mode.value] if (mode := _mode(arguments)) else []
+    command = shlex.join(["aegisbpf", "policy", "apply", *options])
+    return f"{plan.as_text()}\nthis plan and no other: {command}"
 
 
 def _warn_cannot_enforce(app: App) -> None:
@@ -77,7 +91,7 @@ def _warn_cannot_enforce(app: App) -> None:
 def diff(app: App, arguments: argparse.Namespace) -> int:
     """Show what an apply would do, and exit 9 unless that is nothing."""
     prepared = _prepared(app, arguments)
-    app.show(prepared.plan.to_dict, prepared.plan.as_text)
+    app.show(prepared.plan.to_dict, lambda: _plan_text(prepared, arguments))
     differs = prepared.plan.changes or prepared.plan.refreshed
     return DriftError.exit_code if differs else 0
 
@@ -156,7 +170,7 @@ def _apply(
             if left is not None:
                 confirm.forget(app.paths, live, f"replaced by {action}")
         state = describe_state(live, app.paths)
-    _tell(app, prepared, {"applied": not arguments.dry_run, **state, **more})
+    _tell(app, prepared, arguments, {"applied": not arguments.dry_run, **state, **more})
     return 0
 
 
@@ -189,7 +203,7 @@ def check_lockout(
         if arguments.dry_run:
             error.data["plan"] = prepared.plan.to_dict()
             if not app.json:
-                app.show({}, prepared.plan.as_text)
+                app.show({}, _plan_text(prepared, arguments))
             raise error
         with contextlib.suppress(AegisError, OSError):
             remember(app.paths, action, result=error.code, note=error.message)
@@ -221,7 +235,9 @@ def _carry_out(
     return {**tell_staged(app, staged), **probed}
 
 
-def _tell(app: App, prepared: Prepared, facts: dict[str, Any]) -> None:
+def _tell(
+    app: App, prepared: Prepared, arguments: argparse.Namespace, facts: dict[str, Any]
+) -> None:
     record = prepared.source.record
     known = {
         "digest": record.digest,
@@ -234,8 +250,8 @@ def _tell(app: App, prepared: Prepared, facts: dict[str, Any]) -> None:
     app.show(
         lambda: {**known, "plan": prepared.plan.to_dict()},
         lambda: (
-            f"{prepared.plan.as_text()}\n{verb} ({signed}, digest {record.digest[:16]}); "
-            f"{facts['summary']}"
+            f"{_plan_text(prepared, arguments, done=facts['applied'])}\n"
+            f"{verb} ({signed}, digest {record.digest[:16]}); {facts['summary']}"
         ),
     )
 
