@@ -306,7 +306,7 @@ def show(app: App, arguments: argparse.Namespace) -> int:
         for name, value in facts.items()
         if name != "manual" and value not in ("", None, [])
     ]
-    head += [f"# made by hand: {rule}" for rule in facts["manual"]]
+    head += [f"# {manual.label_text(each)})" for each in facts["manual"]]
     app.show({**facts, "policy": convert(policy, "yaml")},
              lambda: "\n".join([*head, convert(policy, "yaml").rstrip()]))  # fmt: skip
     return 0

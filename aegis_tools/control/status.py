@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aegis_tools.control import health, keystore
+from aegis_tools.control import health, keystore, manual
 from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.control.pending import Pending, known_records, read_pending
@@ -38,6 +38,8 @@ class PolicyStatus(NamedTuple):
         name: The file it came from.
         signers: Key ids.
         manual: How many rules were made by hand.
+        promoted: How many of the policy's rules were let refuse by hand.
+        demoted: How many were let only audit.
     """
 
     digest: str
@@ -45,6 +47,8 @@ class PolicyStatus(NamedTuple):
     name: str
     signers: tuple[str, ...]
     manual: int
+    promoted: int
+    demoted: int
 
 
 class Status(NamedTuple):
@@ -137,12 +141,15 @@ def _policy(live: Live, paths: Paths) -> PolicyStatus:
     info = live.info()
     digest = info.bundle.hex() if any(info.bundle) else ""
     record = next((r for r in known_records(Store(paths)) if r.digest == digest), None)
+    by_hand = manual.sort_out(live.manual_rules().values())
     return PolicyStatus(
         digest=digest,
         serial=info.serial,
         name=record.name if record else "",
         signers=tuple(record.signers) if record else (),
-        manual=len(live.manual_rules()),
+        manual=len(by_hand.made),
+        promoted=len(by_hand.promoted),
+        demoted=len(by_hand.demoted),
     )
 
 

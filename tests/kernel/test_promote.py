@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_support import kill_after, start_python
 
+from aegis_tools.cli.main import run
 from aegis_tools.control.live import Live
 from aegis_tools.control.promote import Evidence, judge
 from aegis_tools.kernel.pins import Pins
@@ -75,6 +76,29 @@ def test_only_the_rules_mode_changes_and_back_again(host: Host) -> None:
     host("rule", "demote", "r1")
     assert standing(host) == before
     assert host("policy", "verify-live", "--strict")["drifted"] is False, "no trace of it is left"
+
+
+def test_promoted_and_demoted_is_not_made_by_hand(
+    host: Host, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c").write_text("x")
+    host("block", "add", tmp_path / "c")
+    host("rule", "promote", "r1", "r2")
+    host("rule", "demote", "r3")
+    verdict = host("policy", "verify-live")
+    assert (verdict["promoted"], verdict["demoted"]) == (["r1", "r2"], ["r3"])
+    assert verdict["added"] == [f"manual:path:{tmp_path / 'c'}"]
+
+    def text(*words: str) -> str:
+        run(["--root", str(host.paths.root), *words])
+        return capsys.readouterr().out
+
+    assert ", 1 rules made by hand, 2 rules promoted, 1 rules demoted" in text("status")
+    for words in (("verify-live",), ("plan", str(policy)), ("show",)):
+        told = text("policy", *words)
+        assert "r3  (demoted by hand" in told
+        assert "r1  (promoted by hand" in told
+        assert told.count("made by hand") == 1
 
 
 @pytest.mark.usefixtures("policy")
