@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aegis_tools.control import health, keystore, manual
-from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heartbeat
+from aegis_tools.control.heartbeat import life, read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.control.pending import Pending, known_records, read_pending
 from aegis_tools.control.posture import Posture, read_posture
@@ -164,11 +164,11 @@ def _agent(paths: Paths) -> dict[str, Any]:
     found = read_heartbeat(paths)
     if found is None:
         return {"running": False}
-    age = age_seconds(found, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    alive = life(paths, found, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     names = ("version", "ready", "deny_rate", "starts_in_window", "lag_seconds")
     return {
-        "running": age <= STALE_SECONDS,
-        "age_seconds": round(age, 3),
+        "running": alive.runs,
+        "age_seconds": round(alive.age, 3),
         **{name: found[name] for name in names if name in found},
     }
 
