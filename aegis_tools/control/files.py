@@ -285,12 +285,23 @@ def kind_of(found: os.stat_result) -> str:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Return ``text`` fit for a terminal: control characters escaped, length limited."""
-    safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text[:limit]
-    )
+    """Return ``text`` fit for a terminal: what is invisible escaped, length limited."""
+    cut = text[:limit]
+    safe = cut if cut.isprintable() else "".join(map(escaped, cut))
     return safe if len(text) <= limit else safe + "…"
+
+
+def escaped(character: str) -> str:
+    """Return a character as a terminal may have it: ``\\n``, and ``\\xff`` for a byte that is no
+    UTF-8; a space of any kind as it is.
+    """
+    from unicodedata import category
+
+    if character.isprintable() or category(character) == "Zs":
+        return character  # a no-break space drives no terminal, and is part of the name
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def named(path: Path) -> str:
