@@ -147,6 +147,11 @@ class Paths:
         return self.run / "agent.json"
 
     @property
+    def events_lock(self) -> Path:
+        """Held by the agent, or whoever else reads the events, for as long as it lives."""
+        return self.run / "events.lock"
+
+    @property
     def starts(self) -> Path:
         """Starts of the agent that did not end well (``control.starts``)."""
         return self.run / "starts.json"

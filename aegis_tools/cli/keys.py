@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aegis_tools.cli import types
 from aegis_tools.cli.output import App, table
@@ -14,6 +16,9 @@ from aegis_tools.control.source import why_signed_only
 from aegis_tools.control.store import Store
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.policy.trust import MAX_THRESHOLD, TrustConfig
+
+if TYPE_CHECKING:
+    from aegis_tools.policy.keys import PublicKey
 
 _MAX_KEY = 4096
 
@@ -143,20 +148,28 @@ def trust_line(threshold: int, keys: int, reason: str) -> str:
 
 def add(app: App, arguments: argparse.Namespace) -> int:
     """Trust a key."""
-    text = files.read_limited(arguments.file, _MAX_KEY, what="public key file", follow=True)
+    key = _read_public(arguments.file)
     if arguments.dry_run:
-        return _would_add(app, text)
+        return _would_add(app, key)
     with locked(app.paths.lock, command="keys add"):
-        found = keystore.KeyStore(app.paths).add(text)
+        found = keystore.KeyStore(app.paths).add(key.to_text().encode())
         remember(app.paths, "keys add", note=found.key.keyid)
     app.show({"keyid": found.key.keyid}, f"trusted: {found.key.keyid} {found.key.comment}")
     return 0
 
 
-def _would_add(app: App, text: bytes) -> int:
-    from aegis_tools.policy.keys import PublicKey
+def _read_public(path: Path) -> PublicKey:
+    from aegis_tools.policy.keys import KeyFormatError, PublicKey
 
-    key = PublicKey.from_text(text)
+    name = files.named(path)
+    text = files.read_limited(path, _MAX_KEY, what=f"public key file {name}", follow=True)
+    try:
+        return PublicKey.from_text(text)
+    except KeyFormatError as error:
+        raise KeyFormatError(f"{name}: {error.message}", hint=error.hint) from error
+
+
+def _would_add(app: App, key: PublicKey) -> int:
     there = any(k.keyid == key.keyid for k in keystore.KeyStore(app.paths).trusted())
     verb = "already trusted" if there else "dry run, would be trusted"
     app.show({"dry_run": True, "keyid": key.keyid, "would_change": not there},

@@ -12,7 +12,7 @@ from aegis_tools.cli.output import App, table
 from aegis_tools.control.bootclock import boot_id
 from aegis_tools.control.bootconfig import verify
 from aegis_tools.control.bootconfig.change import carry_out
-from aegis_tools.control.bootconfig.facts import Facts, read_facts
+from aegis_tools.control.bootconfig.facts import LOADERS, Facts, read_facts
 from aegis_tools.control.bootconfig.plan import (
     Plan,
     document,
@@ -60,6 +60,8 @@ def build(parser: argparse.ArgumentParser) -> None:
     disable.set_defaults(run=run_disable, verb="disable")
     for one in (enable, disable):
         one.add_argument("--dry-run", action="store_true", help="only say what would change")
+    for one in (status, enable, disable):
+        one.add_argument("--loader", choices=LOADERS, help="default: the one that is found here")
     parser.epilog = "example: aegisbpf lsm status"
 
 
@@ -68,13 +70,14 @@ def _runner(app: App) -> Runner | None:
     return run if app.paths.root == Path("/") else None
 
 
-def _facts(app: App) -> Facts:
-    return read_facts(app.paths, read_features(app.paths.root).lsms, _runner(app))
+def _facts(app: App, arguments: argparse.Namespace) -> Facts:
+    active = read_features(app.paths.root).lsms
+    return read_facts(app.paths, active, _runner(app), loader=arguments.loader)
 
 
 def run_status(app: App, arguments: argparse.Namespace) -> int:
     """Say what is pending, active and working."""
-    facts = _facts(app)
+    facts = _facts(app, arguments)
     works = working(Pins(app.paths.pins))
     shown = document(nothing(facts, "status"), facts, works, dry_run=False)
     if arguments.verify_boot:
@@ -100,13 +103,13 @@ def run_disable(app: App, arguments: argparse.Namespace) -> int:
 def _change(app: App, arguments: argparse.Namespace, make: Callable[[Facts], Plan]) -> int:
     works = working(Pins(app.paths.pins))
     if arguments.dry_run:
-        plan = make(_facts(app))
+        plan = make(_facts(app, arguments))
         facts = plan.after
     else:
         if app.paths.root == Path("/"):
             mount_securityfs()
         with locked(app.paths.lock, command=f"lsm {arguments.verb}"):
-            plan = make(_facts(app))
+            plan = make(_facts(app, arguments))
             facts = carry_out(app.paths, plan, _runner(app))
     shown = document(plan, facts, works, dry_run=arguments.dry_run)
     app.show(shown, lambda: _as_change(plan, facts, shown))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from aegis_tools import __version__
-from aegis_tools.cli.output import App
+from aegis_tools.cli.output import App, plain
 from aegis_tools.errors import AegisError, KernelError, StateError, UsageError
 from aegis_tools.paths import Paths
 
@@ -184,16 +184,25 @@ def failed(app: App, error: Exception) -> int:
     if isinstance(error, AegisError):
         return app.fail(error)
     if isinstance(error, PermissionError):
-        return app.fail(KernelError("permission denied", hint="run it as root", detail=str(error)))
+        return app.fail(
+            KernelError(f"permission denied{_at(error)}", hint="run it as root", detail=str(error))
+        )
     if isinstance(error, OSError):
         return app.fail(
             KernelError(
-                "the system refused an operation",
+                f"the system refused an operation{_at(error)}",
                 hint="run it again with --verbose to see which",
                 detail=repr(error),
             )
         )
     return app.fail(unexpected(error))
+
+
+def _at(error: OSError) -> str:
+    """Return the file that an error is about, as far as it knows."""
+    found = (error.filename, error.filename2)
+    names = [plain(os.fsdecode(name)) for name in found if isinstance(name, str | bytes)]
+    return f": {' and '.join(names)}" if names else ""
 
 
 def unexpected(error: Exception) -> AegisError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from aegis_tools.control.files import escaped
 from aegis_tools.errors import AegisError, StateError
 from aegis_tools.paths import Paths
 
@@ -87,18 +88,7 @@ def plain(text: str, keep: str = "") -> str:
     """Return a name as a terminal may have it: what is neither visible nor a space is escaped."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    """Return ``\\n``, and ``\\xff`` for a byte that is no UTF-8; a space of any kind as it is."""
-    from unicodedata import category
-
-    if category(character) == "Zs":  # a no-break space drives no terminal, and is part of the name
-        return character
-    if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) & 0xFF:02x}"
-    return character.encode("unicode_escape", "surrogatepass").decode()
+    return "".join(c if c in keep else escaped(c) for c in text)
 
 
 def _for_terminal(text: str) -> str:

@@ -112,7 +112,7 @@ def _sign_commands(add: Callable[..., Any]) -> None:
 
 def _apply_commands(add: Callable[..., Any]) -> None:
     for name, text in (
-        ("plan", "show what an apply would change; changes nothing"),
+        ("plan", "show what an apply would change or refuse; changes nothing, exits 0"),
         ("diff", "like plan, but exit 9 where live and file differ"),
         ("apply", "make a policy live, in one step"),
     ):
@@ -129,11 +129,13 @@ def _apply_commands(add: Callable[..., Any]) -> None:
             )
         if name == "apply":
             types.add_confirm_within(command)
-            command.add_argument("--dry-run", action="store_true", help="the same as plan")
+            command.add_argument(
+                "--dry-run", action="store_true", help="like plan; exits as the apply would"
+            )
             command.add_argument(
                 "--plan",
                 metavar="DIGEST",
-                help="refuse, exit 9, unless the plan is the one that policy plan --json showed",
+                help="refuse, exit 9, unless the plan is the one that policy plan showed",
             )
             command.add_argument(
                 "--strict",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hmac
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,10 +61,23 @@ def _source(app: App, arguments: argparse.Namespace) -> Source:
 def plan(app: App, arguments: argparse.Namespace) -> int:
     """Show what an apply would do."""
     prepared = _prepared(app, arguments)
-    app.show(prepared.plan.to_dict, prepared.plan.as_text)
+    app.show(prepared.plan.to_dict, lambda: _plan_text(prepared, arguments))
     if arguments.mode == "enforce":
         _warn_cannot_enforce(app)
     return 0
+
+
+def _plan_text(prepared: Prepared, arguments: argparse.Namespace, *, done: bool = False) -> str:
+    """Return a plan, and how to carry out this one and no other unless it is done."""
+    plan = prepared.plan
+    if done or not plan.changed or not hasattr(arguments, "file"):
+        return plan.as_text()
+    options = [str(arguments.file), "--plan", plan.digest]
+    options += ["--allow-unsigned"] if arguments.allow_unsigned else []
+    options += ["--reset"] if arguments.reset else []
+    options += ["--mode", mode.value] if (mode := _mode(arguments)) else []
+    command = shlex.join(["aegisbpf", "policy", "apply", *options])
+    return f"{plan.as_text()}\nthis plan and no other: {command}"
 
 
 def _warn_cannot_enforce(app: App) -> None:
@@ -77,7 +91,7 @@ def _warn_cannot_enforce(app: App) -> None:
 def diff(app: App, arguments: argparse.Namespace) -> int:
     """Show what an apply would do, and exit 9 unless that is nothing."""
     prepared = _prepared(app, arguments)
-    app.show(prepared.plan.to_dict, prepared.plan.as_text)
+    app.show(prepared.plan.to_dict, lambda: _plan_text(prepared, arguments))
     differs = prepared.plan.changes or prepared.plan.refreshed
     return DriftError.exit_code if differs else 0
 
@@ -145,8 +159,7 @@ def _apply(
         source = _read(app, read, arguments, action)
         prepared = _prepare(app, live, source, arguments)
         check_plan(prepared, getattr(arguments, "plan", None))
-        if not arguments.dry_run:
-            prepared = check_lockout(app, prepared, arguments, action)
+        prepared = check_lockout(app, prepared, arguments, action)
         if arguments.strict:
             check_strict(prepared)
         if arguments.mode == "enforce":
@@ -157,7 +170,7 @@ def _apply(
             if left is not None:
                 confirm.forget(app.paths, live, f"replaced by {action}")
         state = describe_state(live, app.paths)
-    _tell(app, prepared, {"applied": not arguments.dry_run, **state, **more})
+    _tell(app, prepared, arguments, {"applied": not arguments.dry_run, **state, **more})
     return 0
 
 
@@ -178,12 +191,20 @@ def check_plan(prepared: Prepared, digest: str | None) -> None:
 def check_lockout(
     app: App, prepared: Prepared, arguments: argparse.Namespace, action: str
 ) -> Prepared:
-    """Refuse what would lock everybody out; a change that is forced says so in the history."""
+    """Refuse what would lock everybody out; a change that is forced says so in the history.
+
+    A dry run is refused as well, after it has shown the plan.
+    """
     refusals = [found for found in prepared.plan.refusals if found.enforce]
     if not refusals:
         return prepared
     if not arguments.i_know:
         error = LockoutError(refusals)
+        if arguments.dry_run:
+            error.data["plan"] = prepared.plan.to_dict()
+            if not app.json:
+                app.show({}, _plan_text(prepared, arguments))
+            raise error
         with contextlib.suppress(AegisError, OSError):
             remember(app.paths, action, result=error.code, note=error.message)
         raise error
@@ -214,7 +235,9 @@ def _carry_out(
     return {**tell_staged(app, staged), **probed}
 
 
-def _tell(app: App, prepared: Prepared, facts: dict[str, Any]) -> None:
+def _tell(
+    app: App, prepared: Prepared, arguments: argparse.Namespace, facts: dict[str, Any]
+) -> None:
     record = prepared.source.record
     known = {
         "digest": record.digest,
@@ -227,8 +250,8 @@ def _tell(app: App, prepared: Prepared, facts: dict[str, Any]) -> None:
     app.show(
         lambda: {**known, "plan": prepared.plan.to_dict()},
         lambda: (
-            f"{prepared.plan.as_text()}\n{verb} ({signed}, digest {record.digest[:16]}); "
-            f"{facts['summary']}"
+            f"{_plan_text(prepared, arguments, done=facts['applied'])}\n"
+            f"{verb} ({signed}, digest {record.digest[:16]}); {facts['summary']}"
         ),
     )
 
@@ -283,7 +306,7 @@ def show(app: App, arguments: argparse.Namespace) -> int:
         for name, value in facts.items()
         if name != "manual" and value not in ("", None, [])
     ]
-    head += [f"# made by hand: {rule}" for rule in facts["manual"]]
+    head += [f"# {manual.label_text(each)})" for each in facts["manual"]]
     app.show({**facts, "policy": convert(policy, "yaml")},
              lambda: "\n".join([*head, convert(policy, "yaml").rstrip()]))  # fmt: skip
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,15 +16,14 @@ from aegis_tools.cli.eventoptions import moment, source
 from aegis_tools.cli.events import note_damage
 from aegis_tools.cli.output import App
 from aegis_tools.cli.reading import read_live
-from aegis_tools.control.history import Entry, History
 from aegis_tools.control.live import Live, boot_to_wall_ns
 from aegis_tools.control.posture import read_posture
 from aegis_tools.control.source import stored_policy
+from aegis_tools.control.steady import counted_since, read_steady
 from aegis_tools.control.store import Store
-from aegis_tools.errors import AegisError
-from aegis_tools.kernel.layout import SlotInfo, Stat, uid_of
+from aegis_tools.kernel.layout import ManualRule, SlotInfo, Stat, uid_of
 from aegis_tools.policy.convert import convert
-from aegis_tools.policy.model import Policy, Rule
+from aegis_tools.policy.model import Policy
 
 COMMANDS = {
     "allow-cgroup": "aegisbpf allow cgroup add {}",
@@ -44,7 +42,8 @@ class Kernel(NamedTuple):
     alive: frozenset[int]
     hits: Mapping[int, tuple[int, int, int]]
     lost: int
-    loaded_at: float
+    counted: float
+    by_hand: tuple[ManualRule, ...]
     blind: str
 
 
@@ -83,11 +82,11 @@ def read_kernel(live: Live) -> Kernel:
     """Read what is live and what was counted."""
     stats = live.stats()
     alive = frozenset(int.from_bytes(uid, "little") for uid in live.entries("rules"))
-    loaded_at = os.stat(live.pins.path("maps", "rule_hits")).st_mtime  # noqa: PTH116 # bpffs
     lost = stats[Stat.RINGBUF_DROPS] + stats[Stat.SAMPLED_OUT]
     posture = read_posture(live)
     blind = posture.meaning if posture.state in BLIND else ""
-    return Kernel(live.info(), alive, live.hits(), lost, loaded_at, blind)
+    by_hand = tuple(live.manual_rules().values())
+    return Kernel(live.info(), alive, live.hits(), lost, counted_since(live), by_hand, blind)
 
 
 def facts_of(app: App, kernel: Kernel, evidence: Evidence, *, now: float, clean_days: int) -> Facts:
@@ -101,68 +100,16 @@ def facts_of(app: App, kernel: Kernel, evidence: Evidence, *, now: float, clean_
         policy=stored._replace(rules=rules),
         events=evidence.rules,
         last_hits={name: (hit[2] + offset) / 1e9 for name, hit in hits.items() if hit},
-        steady_since=steady_since(
-            rules,
-            History(app.paths.history).read(2000).entries,
-            policies=Policies(store),
-            applied=kernel.info.applied_ns / 1e9,
+        steady_since=read_steady(
+            app.paths, rules, applied_ns=kernel.info.applied_ns, records=kernel.by_hand
         ),
-        counted_since=kernel.loaded_at,
+        counted_since=kernel.counted,
         read_since=_seconds(evidence.oldest),
         lost=kernel.lost,
         now=now,
         clean_days=clean_days,
         blind=kernel.blind,
     )
-
-
-class Policies:
-    """Rules of stored policies, by id; each policy is read once."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known: dict[str, dict[str, Rule] | None] = {}
-
-    def rules(self, digest: str) -> dict[str, Rule] | None:
-        """Return them; None where the policy is not stored any more."""
-        if digest not in self._known:
-            try:
-                found = stored_policy(self._store, bytes.fromhex(digest))
-                self._known[digest] = {rule.id: rule for rule in found.rules}
-            except (AegisError, ValueError):
-                self._known[digest] = None
-        return self._known[digest]
-
-
-def steady_since(
-    rules: tuple[Rule, ...], history: tuple[Entry, ...], *, policies: Policies, applied: float
-) -> dict[str, float]:
-    """Return since when each rule has been applied as it is now, as far as history tells.
-
-    Args:
-        rules: Those that are live.
-        history: Newest first.
-        policies: The stored ones.
-        applied: When the live policy was applied; whatever history says, it is no later.
-    """
-    found = {rule.id: applied for rule in rules}
-    left = {rule.id: essence(rule) for rule in rules}
-    for entry in history:
-        if entry.result != "ok" or not entry.digest or not entry.action.startswith("policy"):
-            continue
-        then = policies.rules(entry.digest)
-        if then is None:
-            break
-        left = {n: e for n, e in left.items() if n in then and essence(then[n]) == e}
-        if not left:
-            break
-        found.update((name, min(found[name], float(entry.time))) for name in left)
-    return found
-
-
-def essence(rule: Rule) -> tuple[object, ...]:
-    """Return what of a rule decides what it matches and does."""
-    return rule.kind, rule.target, rule.operations, rule.mode, rule.depth
 
 
 def diff(before: Policy, after: Policy) -> str:

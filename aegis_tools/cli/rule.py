@@ -16,6 +16,7 @@ from aegis_tools.control.edit import Editor
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import Names
 from aegis_tools.control.rows import Row, list_rows, moment
+from aegis_tools.control.steady import read_steady
 from aegis_tools.kernel.layout import uid_of
 from aegis_tools.policy.model import Kind, Mode, Rule
 from aegis_tools.policy.targets import FILE_KINDS
@@ -104,8 +105,9 @@ def _change(app: App, arguments: argparse.Namespace, mode: Mode) -> int:
     more: dict[str, Any] = {}
     types.check_forced(arguments)
     with editing(app, f"rule {verb}") as editor:
-        rules = [_rule(editor, name)._replace(mode=mode) for name in arguments.rules]
-        found = _evidence(editor.live, arguments, rules, mode)
+        names = dict.fromkeys(arguments.rules)
+        rules = [_rule(editor, name)._replace(mode=mode) for name in names]
+        found = _evidence(app, editor, arguments, rules, mode)
         wanted = [r for r, one in zip(rules, found, strict=True) if one.mode is not mode]
         if not arguments.dry_run:
             _refuse(arguments, found)
@@ -126,12 +128,20 @@ def _rule(editor: Editor, name: str) -> Rule:
 
 
 def _evidence(
-    live: Live, arguments: argparse.Namespace, rules: list[Rule], mode: Mode
+    app: App, editor: Editor, arguments: argparse.Namespace, rules: list[Rule], mode: Mode
 ) -> list[control.Evidence]:
-    now, boot, ids = time.time_ns(), boot_ns(), [rule.id for rule in rules]
+    live, now, boot = editor.live, time.time_ns(), boot_ns()
+    policy = editor.names.policy()
+    said = {rule.id: rule for rule in policy.rules} if policy else {}
+    since = read_steady(
+        app.paths,
+        [said.get(rule.id, rule) for rule in rules],
+        applied_ns=live.info().applied_ns,
+        records=live.manual_rules().values(),
+    )
     if mode is Mode.AUDIT:
-        return control.look(live, ids, now_ns=now, boot_ns=boot)
-    found = control.check(live, ids, clean_for=arguments.clean_for, now_ns=now, boot_ns=boot)
+        return control.look(live, since, now_ns=now, boot_ns=boot)
+    found = control.check(live, since, clean_for=arguments.clean_for, now_ns=now, boot_ns=boot)
     return [e._replace(objection="") if e.mode is mode else e for e in found]
 
 

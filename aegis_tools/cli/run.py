@@ -147,7 +147,7 @@ def only_reader(app: App) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(app.paths.run / "events.lock", "run", timeout=0))
+            stack.enter_context(locked(app.paths.events_lock, "run", timeout=0.5))
         except StateError as error:
             if "pid" not in error.data:
                 raise

@@ -116,15 +116,17 @@ def restore(app: App, arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> Any:
-    data = files.read_limited(path, undo.MAX_UNDO, what="undo file")
+    data = files.read_limited(path, undo.MAX_UNDO, what=f"undo file {files.named(path)}")
     try:
         content = strictjson.loads(data)
     except ValueError as error:
         raise StateError(
-            "this is no undo file of clear-stale, or it is damaged",
+            f"{files.named(path)} is no undo file of clear-stale, or is damaged",
             hint="name one that clear-stale printed; see: aegisbpf history",
             detail=str(error),
         ) from error
     if not isinstance(content, dict):
-        raise StateError("this is no undo file of clear-stale", hint="name one it printed")
+        raise StateError(
+            f"{files.named(path)} is no undo file of clear-stale", hint="name one it printed"
+        )
     return content

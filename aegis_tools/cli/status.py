@@ -67,7 +67,10 @@ def _policy(status: Status) -> str:
     policy = status.policy
     if policy is None:
         return "-" if status.loaded or status.problems else "nothing is loaded"
-    by_hand = f", {policy.manual} rules made by hand" if policy.manual else ""
+    counts = {
+        "made by hand": policy.manual, "promoted": policy.promoted, "demoted": policy.demoted,
+    }  # fmt: skip
+    by_hand = "".join(f", {count} rules {what}" for what, count in counts.items() if count)
     if not policy.digest:
         return f"none{by_hand}"
     signed = f"serial {policy.serial}" if policy.signers else "unsigned"

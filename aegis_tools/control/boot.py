@@ -29,6 +29,7 @@ from aegis_tools.control.unattended import hold_if_locked_out
 from aegis_tools.errors import AegisError, StateError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import Features, check_enabled
+from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
@@ -98,16 +99,17 @@ def boot(
     """
     check_enabled(features)
     pins = Pins(paths.pins)
+    in_the_way = None
     if not pins.is_loaded():
-        _settle_without_kernel(paths, seams)
+        in_the_way = _settle_without_kernel(paths, seams)
     state, trouble = _state(paths)
     sizes = loader.LoadOptions() if pins.is_loaded() else asked or _sizes(state)
     loaded = loader.load(pins, features, sizes)
     try:
         with Live(pins) as live:
             survival.refresh(live, paths)
-            settle(paths, live, seams=seams)
-            pending = look_to_revert(paths, live)
+            pending, again = _settle(paths, live, seams)
+            trouble = trouble or in_the_way or again
             if pending is not None:
                 name, held = pending.record, fallback.why_held(paths)
                 waits = Booted(loaded, False, "", pending.now.digest, read_mode(live), held)
@@ -122,13 +124,32 @@ def boot(
     return booted
 
 
-def _settle_without_kernel(paths: Paths, seams: Seams) -> None:
-    """Settle what another boot left, or a reset. This kernel knows nothing of it."""
-    pending = look_to_revert(paths, None)
-    if pending is not None:
-        same = pending.boot_id == boot_id(paths)
-        why = "nothing is loaded" if same else "reverted by reboot"
-        revert(paths, None, why=why, seams=seams)
+def _settle_without_kernel(paths: Paths, seams: Seams) -> StateError | None:
+    """Settle what another boot left, or a reset. This kernel knows nothing of it.
+
+    Returns:
+        What is in the place of the record and cannot be removed: no reason to go unprotected.
+    """
+    try:
+        pending = look_to_revert(paths, None)
+        if pending is not None:
+            same = pending.boot_id == boot_id(paths)
+            why = "nothing is loaded" if same else "reverted by reboot"
+            revert(paths, None, why=why, seams=seams)
+    except StateError as error:
+        return error
+    return None
+
+
+def _settle(paths: Paths, live: Live, seams: Seams) -> tuple[Pending | None, StateError | None]:
+    """Return the change that still waits, and what is in the place of its record."""
+    try:
+        settle(paths, live, seams=seams)
+        return look_to_revert(paths, live), None
+    except StateError as error:
+        if live.config(Config.DEADLINE):  # a change waits in the kernel; it is not to be replaced
+            raise
+        return None, error
 
 
 def _state(paths: Paths) -> tuple[BootState, StateError | None]:

@@ -72,7 +72,7 @@ def write_atomic(
     Args:
         path: The file; its folder exists.
         data: The whole content.
-        what: What the file is, for the error message.
+        what: What the file is, for the error message; with its name where a person gave it.
         mode: Permission bits, whatever the umask.
         calls: The system calls.
 
@@ -81,7 +81,7 @@ def write_atomic(
             only the last step failed: then the new content is there, but a power loss could still
             undo it).
     """
-    with _as_error(StateError, f"cannot write the {what}", absent=_NO_FOLDER):
+    with _as_error(StateError, f"cannot write the {what}", path, absent=_NO_FOLDER):
         folder = calls.open(path.parent, _FOLDER)
         try:
             temporary = f".{path.name}.{os.urandom(8).hex()}{_TMP}"
@@ -102,7 +102,7 @@ def write_new(path: Path, data: bytes, *, what: str, mode: int, calls: Calls = S
     Raises:
         StateError: It exists, or cannot be written.
     """
-    with _as_error(StateError, f"cannot write the {what}", absent=_NO_FOLDER):
+    with _as_error(StateError, f"cannot write the {what}", path, absent=_NO_FOLDER):
         folder = calls.open(path.parent, _FOLDER)
         try:
             _write_new(folder, path.name, data, mode, calls)
@@ -139,7 +139,7 @@ def read_limited(
             unreadable.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    with _as_error(error, f"cannot read the {what}"):
+    with _as_error(error, f"cannot read the {what}", path):
         fd = os.open(path, flags, dir_fd=dir_fd)
         try:
             fault = _fault(os.fstat(fd), limit, owners, forbid)
@@ -149,7 +149,9 @@ def read_limited(
         finally:
             os.close(fd)
     if len(data) > limit:
-        raise error(f"the {what} grew while it was read", hint="run the command again")
+        raise error(
+            f"the {what} grew while it was read", hint="run the command again", detail=str(path)
+        )
     return data
 
 
@@ -173,7 +175,7 @@ def exists(path: Path) -> bool:
     Raises:
         StateError: It cannot be told.
     """
-    with _as_error(StateError, "cannot look up a file of ours", detail=str(path)):
+    with _as_error(StateError, "cannot look up a file of ours", path):
         try:
             path.lstat()
         except FileNotFoundError:
@@ -187,11 +189,10 @@ def read_policy_file(path: Path) -> bytes:
     Raises:
         PolicyError: It is not such a file.
     """
-    name = printable(str(path))
     return read_limited(
         path,
         MAX_POLICY,
-        what=f"policy file {name}",
+        what=f"policy file {named(path)}",
         forbid=WORLD_WRITE,
         follow=True,
         error=PolicyError,
@@ -205,7 +206,7 @@ def ensure_folder(path: Path, *, mode: int = 0o700) -> None:
         StateError: A link or file is in its place, it is owned or writable by others, or cannot be
             made.
     """
-    with _as_error(StateError, "cannot make a folder of ours"):
+    with _as_error(StateError, "cannot make a folder of ours", path):
         if not path.is_dir():
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             _make_folder(path, mode)
@@ -231,14 +232,14 @@ def trusted_folder(root: Path, path: Path, *, owner: int) -> Iterator[int]:
     Raises:
         StateError: A check failed.
     """
-    with _as_error(StateError, "cannot open a folder of ours"):
+    with _as_error(StateError, "cannot open a folder of ours", root):
         fd = os.open(root, _FOLDER)
     try:
         at = root
         _check_folder(os.fstat(fd), owner, at)
         for part in path.relative_to(root).parts:
             at = at / part
-            with _as_error(StateError, "cannot open a folder of ours", detail=str(at)):
+            with _as_error(StateError, "cannot open a folder of ours", at):
                 below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
             os.close(fd)
             fd = below
@@ -254,7 +255,7 @@ def remove(path: Path, *, what: str) -> None:
     Raises:
         StateError: It cannot be removed.
     """
-    with _as_error(StateError, f"cannot remove the {what}", detail=str(path)):
+    with _as_error(StateError, f"cannot remove the {what}", path):
         try:
             path.unlink()
         except FileNotFoundError:
@@ -284,12 +285,28 @@ def kind_of(found: os.stat_result) -> str:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Return ``text`` fit for a terminal: control characters escaped, length limited."""
-    safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text[:limit]
-    )
+    """Return ``text`` fit for a terminal: what is invisible escaped, length limited."""
+    cut = text[:limit]
+    safe = cut if cut.isprintable() else "".join(map(escaped, cut))
     return safe if len(text) <= limit else safe + "…"
+
+
+def escaped(character: str) -> str:
+    """Return a character as a terminal may have it: ``\\n``, and ``\\xff`` for a byte that is no
+    UTF-8; a space of any kind as it is.
+    """
+    from unicodedata import category
+
+    if character.isprintable() or category(character) == "Zs":
+        return character  # a no-break space drives no terminal, and is part of the name
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def named(path: Path) -> str:
+    """Return a path that a person gave, for a message: its name tells them apart."""
+    return printable(str(path))
 
 
 def _write_new(folder: int, name: str, data: bytes, mode: int, calls: Calls) -> None:
@@ -378,16 +395,16 @@ def _unlink_quietly(name: str, folder: int) -> None:
 
 @contextlib.contextmanager
 def _as_error(
-    error: type[AegisError], message: str, *, detail: str = "", absent: str = "it does not exist"
+    error: type[AegisError], message: str, path: Path | str, *, absent: str = "it does not exist"
 ) -> Iterator[None]:
     try:
         yield
     except OSError as found:
-        raise _explain(error, message, found, detail, absent) from found
+        raise _explain(error, message, found, path, absent) from found
 
 
 def _explain(
-    error: type[AegisError], message: str, found: OSError, detail: str, absent: str
+    error: type[AegisError], message: str, found: OSError, path: Path | str, absent: str
 ) -> AegisError:
     reason = {
         errno.ENOENT: absent,
@@ -402,4 +419,4 @@ def _explain(
         hint = "make the folder first, or name a file in another one"
     if found.errno == errno.EEXIST:
         hint = "choose another name; nothing is ever overwritten"
-    return error(f"{message}: {reason}", hint=hint, detail=f"{found} {detail}".strip())
+    return error(f"{message}: {reason}", hint=hint, detail=f"{path}: {found}")

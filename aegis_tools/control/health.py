@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from aegis_tools.control.bootconfig.facts import Facts, read_facts
 from aegis_tools.control.fallback import why_held
-from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heartbeat
+from aegis_tools.control.heartbeat import life, read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.control.pending import read_pending
 from aegis_tools.control.posture import read_posture
@@ -325,11 +325,11 @@ def agent_check(paths: Paths, boot_ns: int) -> Check:
     found = read_heartbeat(paths)
     if found is None:
         return Check("agent", None, "the agent does not run: events are not written down")
-    age, pid = age_seconds(found, boot_ns), found.get("pid")
-    if age > STALE_SECONDS:
-        return Check("agent", False, f"the agent (process {pid}) died or hangs: its last sign of "
-                     f"life is {age:.0f} s old", "run: systemctl restart aegisbpf",
-                     StateError.exit_code)  # fmt: skip
+    alive, pid = life(paths, found, boot_ns), found.get("pid")
+    if not alive.runs:
+        what = "died" if alive.died else "hangs"
+        text = f"the agent (process {pid}) {what}: its last sign of life is {alive.age:.0f} s old"
+        return Check("agent", False, text, "run: systemctl restart aegisbpf", StateError.exit_code)
     starts = found.get("starts_in_window")
     again = f", started {starts} times lately" if isinstance(starts, int) and starts > 1 else ""
     return Check("agent", None if again else True, f"the agent runs (process {pid}){again}")

@@ -1,7 +1,7 @@
 """The agent's sign of life: ``<run>/agent.json``, renewed about once a second.
 
-It is gone when the agent ended well.
-One that is there and old means an agent that died or hangs. ::
+It is gone when the agent ended well. One that is there while nobody holds ``<run>/events.lock`` is
+of an agent that died; an old one of an agent that hangs. ::
 
     {"format": 1, "pid": 812, "version": "0.1.0", "started": 1700000000.0, "updated": 1700000042.0,
      "updated_boot_ns": 42000000000, "ready": true, "starts_in_window": 1, "deny_rate": 0.0, …}
@@ -13,9 +13,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aegis_tools.control import files
+from aegis_tools.control.lock import is_held
 from aegis_tools.errors import StateError
 from aegis_tools.paths import Paths
 from aegis_tools.policy import strictjson
@@ -70,6 +71,31 @@ def read_heartbeat(paths: Paths) -> dict[str, Any] | None:
         return None
     boot = found.get("updated_boot_ns")
     return found if strictjson.is_integer(boot, 0, 2**63 - 1) else None
+
+
+class Life(NamedTuple):
+    """Whether the agent lives.
+
+    Attributes:
+        runs: It does, and does not hang.
+        age: Seconds since its last sign of life.
+        died: It has ended without taking its sign of life away.
+    """
+
+    runs: bool
+    age: float
+    died: bool
+
+
+def life(paths: Paths, found: Mapping[str, Any], boot_ns: int) -> Life:
+    """Return whether the agent of a heartbeat lives.
+
+    An agent that was killed has let go of its lock at once, whatever its last sign of life; one
+    that holds it and gives no sign hangs.
+    """
+    age = age_seconds(found, boot_ns)
+    died = is_held(paths.events_lock) is False
+    return Life(not died and age <= STALE_SECONDS, age, died)
 
 
 def age_seconds(found: Mapping[str, Any], boot_ns: int) -> float:

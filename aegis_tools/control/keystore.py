@@ -185,9 +185,13 @@ def write_key_pair(prefix: Path, key: PrivateKey) -> tuple[Path, Path]:
         StateError: One of them exists, or cannot be written; then neither is left behind.
     """
     private, public = Path(f"{prefix}.key"), Path(f"{prefix}{_PUB}")
-    files.write_new(public, key.public.to_text().encode(), what="public key", mode=0o644)
+    files.write_new(
+        public, key.public.to_text().encode(), what=f"public key {files.named(public)}", mode=0o644
+    )
     try:
-        files.write_new(private, key.to_text().encode(), what="private key", mode=0o600)
+        files.write_new(
+            private, key.to_text().encode(), what=f"private key {files.named(private)}", mode=0o600
+        )
     except BaseException:
         public.unlink(missing_ok=True)
         raise
@@ -204,11 +208,14 @@ def load_private_key(path: Path, *, owner: int | None = None) -> PrivateKey:
     data = files.read_limited(
         path,
         MAX_KEY_FILE,
-        what="private key",
+        what=f"private key {files.named(path)}",
         owners={0, os.geteuid() if owner is None else owner},
         forbid=files.OTHERS_ANY,
     )
-    return PrivateKey.from_text(data)
+    try:
+        return PrivateKey.from_text(data)
+    except KeyFormatError as error:
+        raise KeyFormatError(f"{files.named(path)}: {error.message}", hint=error.hint) from error
 
 
 def _pick(keys: list[PublicKey], keyid: str) -> PublicKey:

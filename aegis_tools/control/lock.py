@@ -80,6 +80,27 @@ def _acquire(path: Path) -> int | None:
     return fd if held else None
 
 
+def is_held(path: Path) -> bool | None:
+    """Return whether a process that lives holds a lock; None where that cannot be told.
+
+    It is taken together with others who ask, for an instant; so whoever takes it for good must be
+    ready to wait.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return False
+
+
 def _cannot(error: OSError) -> StateError:
     if error.errno in (errno.EISDIR, errno.ELOOP):  # what root cannot open either
         kind = "a folder" if error.errno == errno.EISDIR else "a symbolic link"

@@ -9,6 +9,7 @@ disagree with the kernel about them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from aegis_tools.control.resolve import SIGNALS
 from aegis_tools.errors import PolicyError
@@ -75,6 +76,38 @@ def label(record: ManualRule) -> str:
     if not record.text.startswith(MODE):
         return id_of(record)
     return f"{record.text}={'enforce' if record.enforce else 'audit'}"
+
+
+class ByHand(NamedTuple):
+    """What was done by hand, as ids of rules.
+
+    Attributes:
+        made: Rules and allowed cgroups that no policy has.
+        promoted: Rules of the policy that were let refuse.
+        demoted: Rules of the policy that were let only audit.
+    """
+
+    made: tuple[str, ...]
+    promoted: tuple[str, ...]
+    demoted: tuple[str, ...]
+
+
+def sort_out(records: Iterable[ManualRule]) -> ByHand:
+    """Tell rules made by hand from rules that only have another mode than the policy says."""
+    found = list(records)
+    modes = modes_of(found)
+    made = (id_of(record) for record in found if not record.text.startswith(MODE))
+    promoted = (rule for rule, mode in modes.items() if mode is Mode.ENFORCE)
+    demoted = (rule for rule, mode in modes.items() if mode is Mode.AUDIT)
+    return ByHand(*(tuple(sorted(ids)) for ids in (made, promoted, demoted)))
+
+
+def label_text(shown: str) -> str:
+    """Return a label (see :func:`label`) in words: ``r1  (demoted by hand``, without the end."""
+    rule, _, mode = shown.removeprefix(MODE).rpartition("=")
+    if not shown.startswith(MODE):
+        return f"{shown}  (made by hand"
+    return f"{rule}  ({'promoted' if mode == 'enforce' else 'demoted'} by hand"
 
 
 def with_modes(rules: Iterable[Rule], modes: Mapping[str, Mode]) -> tuple[Rule, ...]:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from aegis_tools.control.files import write_all, write_atomic
+from aegis_tools.control.files import named, write_all, write_atomic
 from aegis_tools.errors import StateError, UsageError
 
 
@@ -30,7 +30,7 @@ def write_output(
         UsageError: The output is a folder, or one of the inputs.
         StateError: It cannot be written.
     """
-    real = Path(os.path.realpath(path))
+    real, what = Path(os.path.realpath(path)), f"{what} {named(path)}"
     try:
         found = real.stat()
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from aegis_tools.control import manual
 from aegis_tools.control.files import printable
 from aegis_tools.control.live import Live, content_digest, live_digest
 from aegis_tools.control.lockout.model import Refusal
@@ -43,7 +44,7 @@ class Plan:
 
     Attributes:
         changes: Rules added, removed and changed, by id.
-        kept: Ids of rules made by hand that are carried over.
+        kept: What was made or set by hand and is carried over, as labels (control.manual).
         refreshed: Map entries that differ though their rules do not (files that were
             replaced since, for one).
         problems: Rules that match nothing now, and what lint found.
@@ -120,7 +121,7 @@ class Plan:
         more = len(self.changes) - limit
         if more > 0:
             lines.append(f"… and {more} more changes")
-        lines += [f"= {_shown(rule)}  (made by hand, kept)" for rule in self.kept]
+        lines += [f"= {_shown(manual.label_text(each))}, kept)" for each in self.kept]
         lines += [_problem_line(problem) for problem in self.problems[:limit]]
         if len(self.problems) > limit:
             lines.append(f"! … and {len(self.problems) - limit} more warnings")

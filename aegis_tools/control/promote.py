@@ -6,7 +6,7 @@ beside rules made by hand, so an apply carries it over and says so (ADR 0013).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from aegis_tools.control import manual
@@ -14,6 +14,7 @@ from aegis_tools.control.edit import Editor
 from aegis_tools.control.edit_maps import set_modes
 from aegis_tools.control.live import Live
 from aegis_tools.control.resolve import Rules
+from aegis_tools.control.steady import counted_since
 from aegis_tools.errors import PolicyError
 from aegis_tools.kernel.layout import RULE_ATTR, ManualRule, Stat, uid_key, uid_of
 from aegis_tools.policy.model import Mode, Rule
@@ -28,7 +29,7 @@ class Evidence(NamedTuple):
         audits: Matches that were let through since it is live.
         blocks: Matches that were refused.
         quiet: Seconds since the last match; None for none.
-        watched: Seconds since the policy was committed.
+        watched: Seconds for which it has been live as it is now, its matches being counted.
         objection: Why it should not be promoted yet; empty for no reason.
     """
 
@@ -51,12 +52,12 @@ class Evidence(NamedTuple):
         return f"{text}, last match {last}, watched for {_span(self.watched)}"
 
 
-def look(live: Live, rules: Iterable[str], *, now_ns: int, boot_ns: int) -> list[Evidence]:
+def look(live: Live, since: Mapping[str, float], *, now_ns: int, boot_ns: int) -> list[Evidence]:
     """Return what the kernel counted of live rules.
 
     Args:
         live: The loaded maps.
-        rules: Ids.
+        since: The rules' ids, and since when each is as it is (control.steady), Unix seconds.
         now_ns: Unix time, ns.
         boot_ns: Boot clock, ns.
 
@@ -64,15 +65,16 @@ def look(live: Live, rules: Iterable[str], *, now_ns: int, boot_ns: int) -> list
         PolicyError: One is not live.
     """
     attributes, hits = live.entries("rules"), live.hits()
-    watched = max(now_ns - live.info().applied_ns, 0) / 1e9
+    counted = counted_since(live)
     result = []
-    for rule in rules:
+    for rule, steady in since.items():
         attribute = attributes.get(uid_key(rule))
         if attribute is None:
             raise no_such(rule)
         blocks, audits, last = hits.get(uid_of(rule), (0, 0, 0))
         quiet = max(boot_ns - last, 0) / 1e9 if last else None
         mode = Mode.ENFORCE if RULE_ATTR.unpack(attribute)[0] else Mode.AUDIT
+        watched = max(now_ns / 1e9 - max(steady, counted), 0)
         result.append(Evidence(rule, mode, audits, blocks, quiet, watched))
     return result
 
@@ -100,16 +102,21 @@ def judge(found: Evidence, *, clean_for: float | None, hits_lost: int) -> Eviden
     elif clean_for is not None and found.quiet is not None and found.quiet < clean_for:
         objection = f"it matched {_span(found.quiet)} ago"
     elif clean_for is not None and found.watched < clean_for:
-        objection = f"it was watched for {_span(found.watched)} only, since the last commit"
+        objection = f"it is live as it is now for {_span(found.watched)} only"
     return found._replace(objection=objection)
 
 
 def check(
-    live: Live, rules: Iterable[str], *, clean_for: float | None, now_ns: int, boot_ns: int
+    live: Live,
+    since: Mapping[str, float],
+    *,
+    clean_for: float | None,
+    now_ns: int,
+    boot_ns: int,
 ) -> list[Evidence]:
     """Return the evidence of rules that are to be promoted, by id; see :func:`look`."""
     lost = live.stats()[Stat.HITS_LOST]
-    found = look(live, rules, now_ns=now_ns, boot_ns=boot_ns)
+    found = look(live, since, now_ns=now_ns, boot_ns=boot_ns)
     return [judge(one, clean_for=clean_for, hits_lost=lost) for one in found]
 
 

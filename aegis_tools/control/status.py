@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aegis_tools.control import health, keystore
-from aegis_tools.control.heartbeat import STALE_SECONDS, age_seconds, read_heartbeat
+from aegis_tools.control import health, keystore, manual
+from aegis_tools.control.heartbeat import life, read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.control.pending import Pending, known_records, read_pending
 from aegis_tools.control.posture import Posture, read_posture
@@ -38,6 +38,8 @@ class PolicyStatus(NamedTuple):
         name: The file it came from.
         signers: Key ids.
         manual: How many rules were made by hand.
+        promoted: How many of the policy's rules were let refuse by hand.
+        demoted: How many were let only audit.
     """
 
     digest: str
@@ -45,6 +47,8 @@ class PolicyStatus(NamedTuple):
     name: str
     signers: tuple[str, ...]
     manual: int
+    promoted: int
+    demoted: int
 
 
 class Status(NamedTuple):
@@ -137,12 +141,15 @@ def _policy(live: Live, paths: Paths) -> PolicyStatus:
     info = live.info()
     digest = info.bundle.hex() if any(info.bundle) else ""
     record = next((r for r in known_records(Store(paths)) if r.digest == digest), None)
+    by_hand = manual.sort_out(live.manual_rules().values())
     return PolicyStatus(
         digest=digest,
         serial=info.serial,
         name=record.name if record else "",
         signers=tuple(record.signers) if record else (),
-        manual=len(live.manual_rules()),
+        manual=len(by_hand.made),
+        promoted=len(by_hand.promoted),
+        demoted=len(by_hand.demoted),
     )
 
 
@@ -157,11 +164,11 @@ def _agent(paths: Paths) -> dict[str, Any]:
     found = read_heartbeat(paths)
     if found is None:
         return {"running": False}
-    age = age_seconds(found, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    alive = life(paths, found, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     names = ("version", "ready", "deny_rate", "starts_in_window", "lag_seconds")
     return {
-        "running": age <= STALE_SECONDS,
-        "age_seconds": round(age, 3),
+        "running": alive.runs,
+        "age_seconds": round(alive.age, 3),
         **{name: found[name] for name in names if name in found},
     }
 

@@ -25,6 +25,8 @@ class Verdict:
         counts: Maps whose number of entries is not the recorded one: (recorded, found).
         added: Ids of rules made by hand.
         modes: Modes set by hand, as ``mode:ID=enforce``.
+        promoted: Ids of those of the policy's rules that were promoted by hand.
+        demoted: Ids of those that were demoted.
         removed: Ids of the policy's rules that are not live.
         altered: Map entries that are neither the policy's nor made by hand, when tampered.
         note: Why the policy's rules could not be compared; empty if they were.
@@ -41,6 +43,8 @@ class Verdict:
     interrupted: bool = False
     applied: bool = True
     modes: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
+    demoted: tuple[str, ...] = ()
 
     @property
     def drifted(self) -> bool:
@@ -57,6 +61,8 @@ class Verdict:
             "counts": {name: {"recorded": a, "found": b} for name, (a, b) in self.counts.items()},
             "added": list(self.added),
             "modes": list(self.modes),
+            "promoted": list(self.promoted),
+            "demoted": list(self.demoted),
             "removed": list(self.removed),
             "altered": list(self.altered),
             "note": self.note,
@@ -75,7 +81,7 @@ class Verdict:
                   self.counts.items()]  # fmt: skip
         lines += [f"  altered: {text}" for text in self.altered]
         lines += [f"+ {rule}  (made by hand)" for rule in self.added]
-        lines += [f"~ {mode}  (set by hand)" for mode in self.modes]
+        lines += [f"~ {manual.label_text(mode)})" for mode in self.modes]
         lines += [f"- {rule}  (removed by hand)" for rule in self.removed]
         return "\n".join([*lines, *([f"note: {self.note}"] if self.note else [])])
 
@@ -84,9 +90,8 @@ def verify_live(live: Live, store: Store) -> Verdict:
     """Compare the live maps with their committed digest and with the stored policy."""
     info, records = live.info(), live.manual_rules()
     tampered = live_digest(live) != committed_digest(info)
-    by_hand = {record: record.text.startswith(manual.MODE) for record in records.values()}
-    added = tuple(sorted(manual.id_of(r) for r, is_mode in by_hand.items() if not is_mode))
-    modes = tuple(sorted(manual.label(r) for r, is_mode in by_hand.items() if is_mode))
+    by_hand = manual.sort_out(records.values())
+    modes = sorted(manual.label(r) for r in records.values() if r.text.startswith(manual.MODE))
     removed, note = _removed(live, store)
     altered = _altered(live, store) if tampered else ()
     counts = {
@@ -96,7 +101,19 @@ def verify_live(live: Live, store: Store) -> Verdict:
     }
     wrong = (tampered or bool(counts)) and not info.editing
     applied = any(info.bundle)
-    return Verdict(wrong, counts, added, removed, altered, note, info.editing, applied, modes)
+    return Verdict(
+        tampered=wrong,
+        counts=counts,
+        added=by_hand.made,
+        removed=removed,
+        altered=altered,
+        note=note,
+        interrupted=info.editing,
+        applied=applied,
+        modes=tuple(modes),
+        promoted=by_hand.promoted,
+        demoted=by_hand.demoted,
+    )
 
 
 def _removed(live: Live, store: Store) -> tuple[tuple[str, ...], str]:

@@ -6,10 +6,11 @@ instant, the host has the old state or the new one, and the next load clears the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -185,10 +186,28 @@ def _load_object(staging: Pins, name: str, options: LoadOptions, runner: Runner)
             "name", "events"])  # fmt: skip
     runner([*create, hits, "type", "hash", "key", "8", "value", "24", "entries",
             str(options.max_hits), "name", "rule_hits", "flags", "1"])  # fmt: skip
-    runner(["bpftool", "prog", "loadall", path, str(staging.path("progs")),
-            "map", "name", "events", "pinned", events,
-            "map", "name", "rule_hits", "pinned", hits,
-            "pinmaps", str(staging.path("maps"))], timeout=300)  # fmt: skip
+    with _without_dots(staging.base) as base:
+        runner(["bpftool", "prog", "loadall", path, str(staging.path("progs")),
+                "map", "name", "events", "pinned", events,
+                "map", "name", "rule_hits", "pinned", hits,
+                "pinmaps", str(base / "maps")], timeout=300)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _without_dots(folder: Path) -> Iterator[Path]:
+    """Yield another name of a folder where its own has a dot.
+
+    libbpf makes a path of its own of the one that maps are to be pinned at: each dot becomes an
+    underscore, also those of the folders (libbpf.c, sanitize_pin_path).
+    """
+    if "." not in str(folder):
+        yield folder
+        return
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/{os.getpid()}/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _configure(pins: Pins, options: LoadOptions) -> None:

@@ -21,6 +21,7 @@ from aegis_tools.control import bootclock, fallback, starts
 from aegis_tools.control.confirm import look
 from aegis_tools.control.heartbeat import read_heartbeat
 from aegis_tools.control.live import Live
+from aegis_tools.control.status import read_status
 from aegis_tools.kernel.layout import Config, Stat
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
@@ -122,6 +123,19 @@ def test_it_is_ready_when_the_hooks_work_and_feeds_the_watchdog(
     one.wait_for("STOPPING=1")
     assert read_heartbeat(paths) is None
     assert starts.read_starts(paths) == []
+
+
+def test_an_agent_that_was_killed_does_not_run_from_that_instant(
+    paths: Paths, agent: Callable[..., Agent]
+) -> None:
+    one = agent()
+    until(lambda: read_heartbeat(paths))
+    assert read_status(paths).agent["running"] is True
+    one.kill()
+    found = read_status(paths).agent
+    assert found["running"] is False
+    agent()
+    until(lambda: read_status(paths).agent["running"])
 
 
 def test_a_reload_opens_its_files_anew_and_loses_no_event(

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from apply_support import Host
 
+from aegis_tools.cli.main import run
 from aegis_tools.control.live import Live
 from aegis_tools.control.reset import holders
 from aegis_tools.kernel import syscall
@@ -43,6 +45,22 @@ def test_an_apply_bound_to_a_plan_carries_out_that_plan_only(host: Host, files: 
     assert host.digest() == bytes(32)
     applied = host("policy", "apply", files["policy"], "--plan", refused["plan"]["digest"])
     assert applied["plan"]["digest"] == refused["plan"]["digest"]
+
+
+def test_a_plan_says_how_to_carry_out_it_and_no_other(
+    host: Host, files: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--root", str(host.paths.root)]
+    for command in (["plan"], ["apply", "--dry-run"], ["diff"]):
+        assert run([*root, "policy", *command, str(files["policy"])]) in (0, 9)
+        told = capsys.readouterr().out.splitlines()
+        [said] = (line for line in told if "policy apply" in line)
+        words = shlex.split(said.partition("aegisbpf ")[2])
+    assert words[:2] == ["policy", "apply"]
+    assert run([*root, *words]) == 0
+    assert "--plan" not in capsys.readouterr().out
+    assert run([*root, "policy", "plan", "--reset", "--mode", "audit", str(files["other"])]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("--reset --mode audit")
 
 
 def test_a_plan_is_of_one_policy(host: Host, files: Any) -> None:

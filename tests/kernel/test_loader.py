@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,20 @@ def test_a_first_load_attaches_and_pins_everything(pins: Pins) -> None:
     assert pins.is_attached()
     assert {spec.name for spec in POLICY_MAPS} < set(pins.names("maps"))
     assert pins.stagings() == []
+
+
+@pytest.mark.usefixtures("built")
+def test_the_path_may_have_dots(tmp_path: Path) -> None:
+    pins = Pins(tmp_path / "host.example.org" / "v1.2" / "bpf" / "aegis")
+    try:
+        load(pins)
+        assert {spec.name for spec in POLICY_MAPS} < set(pins.names("maps"))
+        assert pins.is_attached()
+        loader.detach(pins)
+        assert load(pins).fresh is False
+    finally:
+        pins.remove_all()
+        subprocess.run(["umount", pins.base.parent], check=True)
 
 
 def test_a_second_load_changes_nothing(pins: Pins) -> None:

@@ -117,6 +117,24 @@ def test_plan_shows_what_apply_refuses(host: Host, tmp_path: Path) -> None:
     assert host("history")["entries"][0]["result"] == "lockout"
 
 
+def test_a_dry_run_of_an_apply_exits_as_the_apply_and_shows_the_plan(
+    host: Host, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from aegis_tools.cli.main import run
+
+    file = policy(tmp_path, "/etc/group")
+    before = host("history")["entries"]
+    refused = host("policy", "apply", file, "--dry-run", code=3)
+    assert (refused["error"], refused["plan"]) == ("lockout", host("policy", "plan", file))
+    assert run(["--root", str(host.paths.root), "policy", "apply", str(file), "--dry-run"]) == 3
+    out, err = capsys.readouterr()
+    assert "X rule path:/etc/group denies" in out
+    assert "would lock you out" in err
+    forced = host("policy", "apply", file, "--dry-run", FORCE, "--confirm-within", "60s")
+    assert forced["applied"] is False
+    assert host("history")["entries"] == before
+
+
 def test_forcing_needs_a_confirm_window_and_is_remembered(host: Host, tmp_path: Path) -> None:
     file = policy(tmp_path, "/etc/group")
     assert host("policy", "apply", file, FORCE, code=2)["error"] == "usage"

@@ -103,6 +103,21 @@ def test_every_command_says_what_is_in_the_way_and_goes_on_without_it(
     host("policy", "apply", files["policy"])
 
 
+def test_a_boot_protects_the_host_and_fails_whatever_is_in_the_place_of_a_record(
+    host: Host, files: dict[str, Path]
+) -> None:
+    host("policy", "apply", files["policy"])
+    live = host.digest()
+    for loaded in (True, False):
+        host.paths.pending.exists() or folder(host.paths.pending)
+        if not loaded:
+            host("reset")
+        error = host("boot", code=StateError.exit_code)
+        assert "it is a folder" in error["message"]
+        assert str(host.paths.pending) in error["detail"]
+        assert host.digest() == live
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("make", OFTEN)
 def test_the_agent_runs_and_ends_whatever_is_in_the_way(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_support import kill_after, start_python
 
+from aegis_tools.cli.main import run
 from aegis_tools.control.live import Live
 from aegis_tools.control.promote import Evidence, judge
 from aegis_tools.kernel.pins import Pins
@@ -73,6 +76,29 @@ def test_only_the_rules_mode_changes_and_back_again(host: Host) -> None:
     host("rule", "demote", "r1")
     assert standing(host) == before
     assert host("policy", "verify-live", "--strict")["drifted"] is False, "no trace of it is left"
+
+
+def test_promoted_and_demoted_is_not_made_by_hand(
+    host: Host, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c").write_text("x")
+    host("block", "add", tmp_path / "c")
+    host("rule", "promote", "r1", "r2")
+    host("rule", "demote", "r3")
+    verdict = host("policy", "verify-live")
+    assert (verdict["promoted"], verdict["demoted"]) == (["r1", "r2"], ["r3"])
+    assert verdict["added"] == [f"manual:path:{tmp_path / 'c'}"]
+
+    def text(*words: str) -> str:
+        run(["--root", str(host.paths.root), *words])
+        return capsys.readouterr().out
+
+    assert ", 1 rules made by hand, 2 rules promoted, 1 rules demoted" in text("status")
+    for words in (("verify-live",), ("plan", str(policy)), ("show",)):
+        told = text("policy", *words)
+        assert "r3  (demoted by hand" in told
+        assert "r1  (promoted by hand" in told
+        assert told.count("made by hand") == 1
 
 
 @pytest.mark.usefixtures("policy")
@@ -147,6 +173,46 @@ def test_a_rule_that_still_matches_is_refused_with_the_evidence(host: Host, tmp_
     assert host("rule", "promote", "r1", "--force")["promoted"] == ["r1"]
     assert "--force" in host("history")["entries"][0]["note"]
     assert host("rule", "promote", "r1")["promoted"] == [], "it enforces already"
+
+
+def days_ago(host: Host, days: int) -> None:
+    """Let all that was done so far have been done then."""
+    entries = [json.loads(line) for line in host.paths.history.read_text().splitlines()]
+    shifted = [json.dumps({**e, "time": e["time"] - days * 86400}) + "\n" for e in entries]
+    host.paths.history.write_text("".join(shifted))
+    for pin in (host.paths.pins / "maps" / "rule_hits", host.paths.pins / "links"):
+        then = pin.stat().st_mtime - days * 86400
+        os.utime(pin, (then, then))
+
+
+def test_an_apply_begins_the_clean_days_of_changed_rules_anew_and_of_no_others(
+    host: Host, policy: Path
+) -> None:
+    days_ago(host, 8)
+    policy.write_text(policy.read_text() + "  - {id: r4, ip: 203.0.113.10}\n")
+    assert host("policy", "apply", policy)["plan"]["counts"]["added"] == 1
+    shown = host("rule", "promote", "r1", "--clean-for", "7d", "--dry-run")["evidence"][0]
+    assert (shown["objection"], shown["watched"] > 7 * 86400) == ("", True)
+    text = policy.read_text()
+    policy.write_text(text.replace("a, mode: audit,", "a, mode: audit, operations: [read],"))
+    host("policy", "apply", policy)
+    error = host("rule", "promote", "r1", "--clean-for", "7d", code=3)
+    assert "as it is now" in error["message"]
+    assert host("rule", "promote", "r2", "r2", "--clean-for", "7d")["promoted"] == ["r2"]
+
+
+def test_a_rule_that_was_gone_or_not_counted_meanwhile_was_not_clean(
+    host: Host, policy: Path, tmp_path: Path
+) -> None:
+    days_ago(host, 8)
+    host("block", "del", tmp_path / "a")
+    host("policy", "apply", policy)
+    promote = ("rule", "promote", "--clean-for", "7d", "--dry-run")
+    found = host(*promote, "r1", "r2")["evidence"]
+    assert [bool(each["objection"]) for each in found] == [True, False]
+    host("detach")
+    host("attach")
+    assert host(*promote, "r2")["evidence"][0]["objection"]
 
 
 @pytest.mark.usefixtures("policy")

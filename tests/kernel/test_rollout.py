@@ -161,6 +161,6 @@ def test_what_was_changed_by_hand_is_found(controller: Controller) -> None:
     controller.play("drift", **intent)
     controller.on(2, "network", "deny", "add", "--ip", "203.0.113.9")
     told = controller.play("drift", status=2, **intent)
-    assert "h002 differs: rules were changed by hand" in told
+    assert "h002 differs: rules made by hand: manual:ip:203.0.113.9" in told
     assert [n for n in range(1, HOSTS + 1) if f"h{n:03} differs" in told] == [2]
     controller.on(2, "network", "deny", "del", "--ip", "203.0.113.9")

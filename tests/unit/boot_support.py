@@ -25,6 +25,9 @@ BUILTIN = "landlock,lockdown,yama,loadpin,safesetid,integrity,apparmor,selinux,s
 WITHOUT = "landlock,lockdown,yama,apparmor,tomoyo"
 RELEASE = "6.1.0-56-cloud-amd64"
 LIST = "lockdown,landlock,yama,apparmor,tomoyo,bpf"
+SELINUX = ("lockdown", "capability", "yama", "selinux")
+WITHOUT_RHEL = "lockdown,yama,integrity,selinux"
+"""Of a kernel that would need the change. What RHEL's own are built with is not claimed here."""
 _SOURCE = """
 . "$1/etc/default/grub"
 for x in "$1"/etc/default/grub.d/*.cfg; do if [ -e "$x" ]; then . "$x"; fi; done
@@ -161,6 +164,52 @@ class Bls(Host):
             f'root="UUID=6"\ninitrd="{found["initrd"]}"\ntitle="{found["title"]}"\n'
             f'id="{found["id"]}"\n'
         )
+
+
+class Rhel9(Bls):
+    """A host of RHEL 9's kin with the entries of a real one; its file says where they are from.
+
+    Args:
+        root: An empty folder.
+        info: What the real grubby printed of them.
+        active: Modules of this boot.
+    """
+
+    def __init__(self, root: Path, info: str, active: Sequence[str] = SELINUX) -> None:
+        Host.__init__(self, root, active)
+        self.put("usr/sbin/grubby", "")
+        self.index, self.default = {}, info.split("index=")[1].split("\n", maxsplit=1)[0]
+        for block in info.split("index=")[1:]:
+            index, *lines = block.splitlines()
+            found = {k: v.strip('"') for k, _, v in (line.partition("=") for line in lines)}
+            self.index[f"{found['id']}.conf"] = index
+            self.put(
+                f"boot/loader/entries/{found['id']}.conf",
+                f"title {found['title']}\nversion {found['id']}\n"
+                f"linux {found['kernel'].removeprefix('/boot')}\n"
+                f"initrd {found['initrd'].removeprefix('/boot')}\n"
+                f"options root={found['root']} {found['args']}\nid {found['id']}\n",
+            )
+        release = next(iter(self.index)).partition("-")[2].removesuffix(".conf")
+        self.put("proc/sys/kernel/osrelease", f"{release}\n")
+        self.put(f"boot/config-{release}", f'CONFIG_BPF_LSM=y\nCONFIG_LSM="{WITHOUT_RHEL}"\n')
+
+    def entries(self) -> list[Path]:
+        """Return them in grubby's order."""
+        return sorted(super().entries(), key=lambda path: int(self.index[path.name]))
+
+    def _info(self, index: int, path: Path) -> str:
+        """Tell of an entry as grubby does: ``root=`` is no part of its arguments."""
+        del index
+        text = super()._info(int(self.index[path.name]), path)
+        root = re.findall(r"root=(\S+) ", text)[0]
+        text = text.replace(f"root={root} ", "", 1).replace('root="UUID=6"', f'root="{root}"')
+        return text.replace('initrd="', 'initrd="/boot')
+
+    def run(self, argv: Sequence[str], *, timeout: float = 60) -> str:
+        if tuple(argv) == grubby.DEFAULT:
+            return f"{self.default}\n"
+        return super().run(argv, timeout=timeout)
 
 
 def _edit(line: str, change: str) -> str:

@@ -20,6 +20,7 @@ from aegis_tools.cli.main import run
 from aegis_tools.control import starts
 from aegis_tools.control.health import agent_check
 from aegis_tools.control.heartbeat import read_heartbeat, remove_heartbeat, write_heartbeat
+from aegis_tools.control.lock import is_held, locked
 from aegis_tools.control.service import carry_out, plan_install, plan_remove, units
 from aegis_tools.paths import Paths
 
@@ -119,9 +120,20 @@ def test_health_tells_an_agent_that_lives_from_one_that_died(paths: Paths) -> No
     assert agent_check(paths, 101 * SECOND).ok is True
     dead = agent_check(paths, 130 * SECOND)
     assert dead.ok is False
-    assert "30 s old" in dead.message
+    assert "30 s old" in dead.message, "its lock cannot be looked at: the age decides"
     write_heartbeat(paths, {"pid": 7, "updated_boot_ns": 100 * SECOND, "starts_in_window": 3})
     assert "started 3 times" in agent_check(paths, 101 * SECOND).message
+
+
+def test_a_killed_agent_does_not_run_however_fresh_its_last_sign_of_life_is(paths: Paths) -> None:
+    write_heartbeat(paths, {"pid": 7, "updated_boot_ns": 100 * SECOND})
+    with locked(paths.events_lock, "run"):
+        assert agent_check(paths, 101 * SECOND).ok is True
+        assert "hangs" in agent_check(paths, 130 * SECOND).message
+        assert is_held(paths.events_lock), "also for the second who asks"
+    dead = agent_check(paths, 101 * SECOND)
+    assert dead.ok is False
+    assert "(process 7) died: its last sign of life is 1 s old" in dead.message
 
 
 def test_four_restarts_in_five_minutes_are_a_crash_loop_and_three_are_not(paths: Paths) -> None:

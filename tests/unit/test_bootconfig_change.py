@@ -10,19 +10,23 @@ import pytest
 from boot_support import (
     ACTIVE,
     BUILTIN,
+    DATA,
     LIST,
     RELEASE,
+    SELINUX,
     WITHOUT,
     Bls,
     Grub,
     Host,
+    Rhel9,
     disable,
     enable,
     failing,
 )
 
-from aegis_tools.control.bootconfig import record, verify
+from aegis_tools.control.bootconfig import grubby, record, verify
 from aegis_tools.control.bootconfig.change import carry_out
+from aegis_tools.control.bootconfig.facts import read_facts
 from aegis_tools.control.bootconfig.plan import document, plan_disable, plan_enable
 from aegis_tools.control.store import Store
 from aegis_tools.errors import BootError
@@ -79,6 +83,81 @@ def test_the_next_boot_has_bpf_and_all_of_now_and_disable_goes_back(
     assert not after.pending
     assert host.files() == before
     assert not plan_disable(host.facts()).changed
+
+
+@pytest.fixture(params=["rocky91-grubby-info.txt", "oracle94-grubby-info.txt"])
+def info(request: pytest.FixtureRequest) -> str:
+    """Return what grubby printed on a real host, without the line that says on which."""
+    origin, text = (DATA / request.param).read_text().split("\n", 1)
+    assert "not run here" in origin
+    return str(text)
+
+
+@pytest.fixture
+def rhel(tmp_path: Path, info: str) -> Rhel9:
+    host = Rhel9(tmp_path, info)
+    Store(host.paths).prepare()
+    return host
+
+
+def test_the_stand_in_for_grubby_prints_what_the_real_one_printed(rhel: Rhel9, info: str) -> None:
+    assert rhel.run(grubby.INFO) == info
+    rhel.run(grubby.set_argv("a,b"))
+    changed = [line for line in rhel.run(grubby.INFO).splitlines() if line not in info]
+    assert [line.split()[-1] for line in changed] == ['lsm=a,b"'] * info.count("index=")
+    rhel.run(grubby.set_argv(None))
+    assert rhel.run(grubby.INFO) == info
+
+
+def test_the_entries_of_a_real_host_get_bpf_and_give_it_back(rhel: Rhel9, info: str) -> None:
+    before = rhel.files()
+    facts = enable(rhel)
+    wanted = "lockdown,yama,selinux,bpf"
+    assert {one.lsm for one in facts.entries} == {wanted}
+    assert all(
+        text in info for one in facts.entries for text in one.line.split() if "lsm" not in text
+    )
+    assert (facts.pending, facts.lost, facts.loader) == (True, (), "grubby")
+    assert ["--update-kernel=ALL", f"--args=lsm={wanted}"] in [argv[1:3] for argv in rhel.asked]
+    assert not plan_enable(rhel.facts(), merge=False).changed
+    disable(rhel)
+    assert rhel.run(grubby.INFO) == info
+    assert rhel.files() == before
+
+
+def test_a_real_hosts_foreign_list_is_refused_merged_and_given_back(rhel: Rhel9, info: str) -> None:
+    rhel.run(grubby.set_argv("selinux,landlock"))
+    before, told = rhel.files(), rhel.run(grubby.INFO)
+    with pytest.raises(BootError, match="lsm= is set already"):
+        enable(rhel)
+    assert rhel.files() == before
+    facts = enable(rhel, merge=True)
+    assert {one.lsm for one in facts.entries} == {"selinux,landlock,lockdown,yama,bpf"}
+    disable(rhel)
+    assert (rhel.files(), rhel.run(grubby.INFO)) == (before, told)
+    assert told != info
+
+
+def test_where_a_real_hosts_boot_has_it_nothing_is_done(tmp_path: Path, info: str) -> None:
+    host = Rhel9(tmp_path, info, active=(*SELINUX, "bpf"))
+    Store(host.paths).prepare()
+    config = next((tmp_path / "boot").glob("config-*"))
+    config.write_text(config.read_text().replace("selinux", "selinux,bpf"))
+    told = host.run(grubby.INFO)
+    assert not plan_enable(host.facts(), merge=False).changed
+    enable(host)
+    assert host.run(grubby.INFO) == told
+    assert not [argv for argv in host.asked if "--update-kernel" in " ".join(argv)]
+
+
+def test_the_boot_loader_that_is_asked_for_is_used(rhel: Rhel9) -> None:
+    rhel.put("boot/grub/grub.cfg", "")  # as somebody's script of that name brings it
+    rhel.put("usr/sbin/update-grub", "")
+    assert rhel.facts().loader == "grub"
+    facts = read_facts(rhel.paths, rhel.active, rhel.run, loader="grubby")
+    assert facts.loader == "grubby"
+    assert carry_out(rhel.paths, plan_enable(facts, merge=False), rhel.run).pending
+    assert read_facts(rhel.paths, (), rhel.run, loader="grub").entries == ()
 
 
 def test_where_the_kernel_has_it_anyway_nothing_is_done(make: Callable[..., Host]) -> None:

@@ -108,6 +108,12 @@ def test_a_hostile_line_is_counted_and_passed_over(path: Path, line: bytes) -> N
     assert ([e.time for e in listing.entries], listing.damaged) == ([2, 1], 1)
 
 
+def test_a_name_with_a_space_of_another_kind_is_told_as_it_is(path: Path) -> None:
+    history = History(path)
+    history.append(entry(1, note="path:/srv/a\u00a0b\x85"))
+    assert history.read().entries[0].note == "path:/srv/a\u00a0b\\x85"
+
+
 def test_text_of_others_cannot_command_the_terminal(path: Path) -> None:
     history = History(path)
     history.append(entry(1, note="a\x1b[2J\nforged line", sudo_user="x\udcff"))

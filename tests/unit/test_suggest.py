@@ -10,8 +10,10 @@ import pytest
 from aegis_tools.agent.evidence import PLACES, Evidence
 from aegis_tools.agent.search import time_text
 from aegis_tools.agent.suggest import DAY, Facts, Report, changed, owns, suggest
-from aegis_tools.cli.policy_suggest import Policies, diff, steady_since
+from aegis_tools.cli.policy_suggest import diff
 from aegis_tools.control.history import Entry
+from aegis_tools.control.manual import mode_record
+from aegis_tools.control.steady import Policies, steady_since
 from aegis_tools.control.store import Store
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Kind, Mode, Op, Policy, Rule
@@ -244,3 +246,16 @@ def test_a_rule_is_as_old_as_the_policies_that_had_it_alike() -> None:
     assert since([entry(1, x), entry(9, y), entry(20, x)], {x: same, y: []}) == 1
     assert since([entry(1, x), entry(5, x, result="policy"), entry(7, x, "mode")], {x: same}) == 1
     assert since([entry(1, x), entry(9, "cc" * 32), entry(20, x)], {x: same}) == 1
+    for note, days in (("path:/srv/x, a", 1), ("b", 9), ("x" * 512, 1)):
+        removed = Entry(int(NOW - 5 * DAY), "block del", note=note)
+        assert since([entry(1, x), removed, entry(9, x)], {x: same}) == days
+    restored = Entry(int(NOW), "block restore")
+    assert since([restored, entry(9, x)], {x: same}) == 0
+
+
+def test_a_demoted_rule_is_as_it_is_since_then() -> None:
+    made = mode_record("a", enforce=False, now_ns=int((NOW - 2 * DAY) * 1e9), uid=0)
+    history = (entry(9, "aa" * 32),)
+    policies = Known({"aa" * 32: [rule("a")]})
+    found = steady_since([rule("a")], history, policies=policies, applied=NOW - DAY, records=[made])
+    assert found == {"a": NOW - 2 * DAY}

@@ -56,7 +56,7 @@ def carry_out(paths: Paths, plan: Plan, runner: Runner | None) -> Facts:
         record.write(paths, old)
         raise
     remember(paths, f"lsm {plan.verb}", note=f"lsm={plan.value}" if plan.value else "")
-    return read_facts(paths, plan.before.active, runner)
+    return read_facts(paths, plan.before.active, runner, loader=plan.before.loader)
 
 
 def _carry_out(paths: Paths, plan: Plan, runner: Runner) -> None:

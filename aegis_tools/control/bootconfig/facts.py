@@ -151,32 +151,47 @@ class Facts:
         return {"pending": self.pending, "pending_list": list(self.pending_list), "lsm": value}
 
 
-def loader_of(paths: Paths) -> str | None:
-    """Return which boot loader's tools this host has: ``grub``, ``grubby`` or None."""
+LOADERS = ("grub", "grubby")
+
+
+def loader_of(paths: Paths, wanted: str | None = None) -> str | None:
+    """Return which boot loader's tools this host has: ``grub``, ``grubby`` or None.
+
+    Args:
+        paths: Where things are.
+        wanted: The one that it must be; None for any, ``grub`` first.
+    """
     with contextlib.suppress(OSError):
-        if paths.grub_menu.exists() and (paths.root / "usr/sbin/update-grub").exists():
+        if wanted in ("grub", None) and paths.grub_menu.exists() and _has_update_grub(paths):
             return "grub"
-        if any(paths.boot_entries.glob("*.conf")) and _has_grubby(paths):
-            return "grubby"
+        if wanted in ("grubby", None) and _has_grubby(paths):
+            return "grubby" if any(paths.boot_entries.glob("*.conf")) else None
     return None
+
+
+def _has_update_grub(paths: Paths) -> bool:
+    return (paths.root / "usr/sbin/update-grub").exists()
 
 
 def _has_grubby(paths: Paths) -> bool:
     return any((paths.root / name).exists() for name in ("usr/sbin/grubby", "usr/bin/grubby"))
 
 
-def read_facts(paths: Paths, active: tuple[str, ...], runner: Runner | None) -> Facts:
+def read_facts(
+    paths: Paths, active: tuple[str, ...], runner: Runner | None, *, loader: str | None = None
+) -> Facts:
     """Read everything.
 
     Args:
         paths: Where things are.
         active: The modules of this boot.
         runner: Starts grubby; None where it would speak of another root.
+        loader: The one to use; None for the one that is found.
 
     Raises:
         AegisError: A file or grubby cannot be read.
     """
-    loader = loader_of(paths)
+    loader = loader_of(paths, loader)
     if loader == "grubby" and runner is None:
         loader = None
     found: dict[str, Any] = {

@@ -28,6 +28,11 @@ options:
     description: Merge with an C(lsm=) that another file sets, instead of refusing.
     type: bool
     default: false
+  loader:
+    description: Whose configuration is changed; V(found) takes the one that the host has.
+    type: str
+    choices: [found, grub, grubby]
+    default: found
   program:
     description: Where the program is on the host.
     type: path
@@ -79,7 +84,9 @@ def work(host):
     if not host.installed:
         active = "bpf" in read(ACTIVE).strip().split(",")
         return not_installed(module, "boot configuration", changed=not active)
-    words = list(WORDS[state])
+    words = [*WORDS[state]]
+    if module.params["loader"] != "found":
+        words += ["--loader", module.params["loader"]]
     if state == "enabled" and module.params["merge"]:
         words.append("--merge")
     if state != "verified" and module.check_mode:
@@ -100,6 +107,7 @@ def main():
     spec = {
         "state": {"type": "str", "choices": list(WORDS), "default": "enabled"},
         "merge": {"type": "bool", "default": False},
+        "loader": {"type": "str", "choices": ["found", "grub", "grubby"], "default": "found"},
         **ARGUMENTS,
     }
     run(AnsibleModule(spec, supports_check_mode=True), work)
