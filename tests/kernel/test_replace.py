@@ -26,18 +26,25 @@ from aegis_tools.kernel.run import run
 KILLED_AT = """
 import os, signal, sys
 from aegis_tools.cli.main import run
-left = int(sys.argv[1])
-EFFECTS = ("ctypes.create_string_buffer", "os.rename", "os.remove", "os.mkdir", "os.rmdir",
-           "os.symlink", "subprocess.Popen", "os.forkpty", "os.fork")
-def count(event, _):
-    global left
-    if event in EFFECTS:
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-run(["--root", sys.argv[2], "--json", *sys.argv[3:]])
+wanted, part = sys.argv[1:3]
+def end(event, arguments):
+    if event == wanted and part in " ".join(map(str, arguments)):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(end)
+run(["--root", sys.argv[3], "--json", *sys.argv[4:]])
 """
+"""Ends before the first effect of a kind on a path."""
+INSTANTS = [
+    ("os.fork", ""),
+    ("os.symlink", ""),
+    ("os.rename", "staging-"),
+    ("os.rename", "upgrade/object"),
+    ("os.rename", "upgrade/links/"),
+    ("os.rename", "upgrade/progs/inode_keys"),
+    ("os.rmdir", "upgrade/progs"),
+]
+WITH_MAPS = [INSTANTS[1], INSTANTS[3], *(("os.rename", f"upgrade/maps/{name}")
+             for name in ("config", "slot_info"))]  # fmt: skip
 
 
 def other_object(pins: Pins) -> None:
@@ -185,32 +192,31 @@ def test_where_nothing_is_loaded_it_is_a_load(host: Host, loaded: Pins) -> None:
     assert host("load", "--replace")["fresh"] is True
 
 
-@pytest.mark.parametrize("more", [(), ("--max-deny-inodes", "99")], ids=["same maps", "new maps"])
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize(
+    ("instants", "more"),
+    [(INSTANTS, ()), (WITH_MAPS, ("--max-deny-inodes", "99"))],
+    ids=["same maps", "new maps"],
+)
 def test_killed_at_any_instant_a_whole_set_goes_on_and_a_repetition_finishes(
-    busy: Host, loaded: Pins, more: tuple[str, ...], part: int
+    busy: Host, loaded: Pins, instants: list[tuple[str, str]], more: tuple[str, ...]
 ) -> None:
-    other_object(loaded)
-    rules, digest, killed = rules_of(busy), busy.digest(), 0
-    hooks = set(loaded.names("links"))
-    # A few early ones; those at the end, where pins are moved, one by one.
-    last = 640 if more else 90
-    for instant in [*range(5 + part, last - 45, 83), *range(last - 45 + part, last, 4)]:
-        process = start_python(KILLED_AT, instant, busy.paths.root, "load", "--replace", *more)
-        process.communicate(timeout=60)
-        killed += process.returncode == -signal.SIGKILL
+    rules, digest, hooks = rules_of(busy), busy.digest(), set(loaded.names("links"))
+    for event, path in instants:
+        other_object(loaded)
+        command = ("load", "--replace", *more)
+        process = start_python(KILLED_AT, event, path, busy.paths.root, *command)
+        process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, (event, path)
+        counts = "upgrade" in path
+        assert (loaded.object() == "0" * 64) is not counts, path
         assert set(attached(loaded)) == hooks
-        assert busy.digest() == digest, instant
-        assert rules_of(busy) == rules, instant
-        finisher = ("load", *more) if instant % 2 and loaded.object() != "0" * 64 else (
-            "load", "--replace", *more)  # fmt: skip
-        busy(*finisher)
+        assert (rules_of(busy), busy.digest()) == (rules, digest), path
+        busy("load")
         assert not loaded.upgrade.base.exists()
         assert loaded.stagings() == []
+        assert busy(*command)["changed"] is not counts
         assert set(attached(loaded)) == hooks
         assert set(loaded.names("progs")) == hooks | {"inode_keys"}
-        other_object(loaded)
+        assert (rules_of(busy), busy.digest()) == (rules, digest), path
         if more:
-            busy("load", "--replace", "--max-deny-inodes", str(100 + instant))
-            other_object(loaded)
-    assert killed >= 3, "the replacement was too quick to be interrupted"
+            busy("load", "--replace", "--max-deny-inodes", "512")
