@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aegis_tools.control import survival
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.hostmode import settle_first
 from aegis_tools.control.live import Live
@@ -210,9 +209,11 @@ def bring_along(paths: Paths, old: Live, new: Live, *, now: float) -> None:
         removed=frozenset(removed_by_hand(old, Store(paths))),
     )
     restore(paths, new, side, now=now)
-    survival.refresh(new, paths)
     for which in _KEPT:
         new.set_config(which, old.config(which))
+    allowed = new.map("survival_allowlist")
+    for key, generation in old.map("survival_allowlist").items():
+        allowed.set(key, generation)
     alive, hits = new.entries("rules"), new.map("rule_hits")
     for uid, value in old.map("rule_hits").items():
         if uid in alive:
