@@ -12,7 +12,7 @@ from aegis_tools.cli.output import App, table
 from aegis_tools.control import files, keystore
 from aegis_tools.control.lock import locked
 from aegis_tools.control.remember import remember
-from aegis_tools.control.source import why_signed_only
+from aegis_tools.control.source import check_removal, current_signers, why_signed_only
 from aegis_tools.control.store import Store
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.policy.trust import MAX_THRESHOLD, TrustConfig
@@ -55,7 +55,7 @@ def build(parser: argparse.ArgumentParser) -> None:
         epilog="example: aegisbpf keys remove 3f2a9c01",
     )
     command.add_argument("keyid", metavar="KEYID", help="the id or its first 8 or more digits")
-    command.add_argument("--force", action="store_true", help="even if too few keys remain")
+    command.add_argument("--force", action="store_true", help="even if too few keys remain for any policy, or for the current one")
     command.add_argument("--dry-run", action="store_true", help="say what would be done")
     command.set_defaults(run=remove)
     _trust_parser(commands)
@@ -123,10 +123,19 @@ def list_keys(app: App, arguments: argparse.Namespace) -> int:
             "require_signature": config.require_signature,
             "unsigned_accepted": not reason,
             "keys": [{"keyid": keyid, "comment": comment} for keyid, comment in rows],
+            "signers": _signers(store, app),
         },
         f"{table(rows, ('KEY ID', 'COMMENT'))}\n{needed}; group {config.group}".lstrip(),
     )
     return 0
+
+
+def _signers(store: keystore.KeyStore, app: App) -> list[str] | None:
+    try:
+        found = current_signers(store, Store(app.paths))
+    except StateError:
+        return []
+    return None if found is None else list(found)
 
 
 def trust_line(threshold: int, keys: int, reason: str) -> str:
@@ -179,16 +188,25 @@ def _would_add(app: App, key: PublicKey) -> int:
 
 def remove(app: App, arguments: argparse.Namespace) -> int:
     """Stop trusting a key."""
+    store = keystore.KeyStore(app.paths)
     if arguments.dry_run:
-        key = keystore.KeyStore(app.paths).removable(arguments.keyid, force=arguments.force)
+        key = _removable(app, store, arguments)
         app.show({"dry_run": True, "keyid": key.keyid},
                  f"dry run, would no longer trust: {key.keyid} {key.comment}")  # fmt: skip
         return 0
     with locked(app.paths.lock, command="keys remove"):
-        key = keystore.KeyStore(app.paths).remove(arguments.keyid, force=arguments.force)
+        key = _removable(app, store, arguments)
+        store.remove(key.keyid, force=arguments.force)
         remember(app.paths, "keys remove", note=key.keyid)
     app.show({"keyid": key.keyid}, f"no longer trusted: {key.keyid} {key.comment}")
     return 0
+
+
+def _removable(app: App, store: keystore.KeyStore, arguments: argparse.Namespace) -> PublicKey:
+    key = store.removable(arguments.keyid, force=arguments.force)
+    if not arguments.force:
+        check_removal(store, Store(app.paths), key.keyid)
+    return key
 
 
 def trust(app: App, arguments: argparse.Namespace) -> int:

@@ -77,7 +77,17 @@ def build(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--require-lsm", action="store_true", help="fail instead of the audit fallback"
         )
-        parser.epilog = "example: aegisbpf load --max-deny-inodes=131072 --ringbuf-size=1048576"
+        parser.add_argument(
+            "--replace",
+            action="store_true",
+            help="where another version's programs are loaded, or other sizes: replace them, with "
+            "the live policy and no instant in which nothing is refused",
+        )
+        parser.epilog = (
+            "example: aegisbpf load --max-deny-inodes=131072 --ringbuf-size=1048576\n"
+            "after an upgrade: aegisbpf load --replace --dry-run"
+        )
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     if command == "reset":
         parser.epilog = (
@@ -91,6 +101,10 @@ def build(parser: argparse.ArgumentParser) -> None:
 def load(app: App, arguments: argparse.Namespace) -> int:
     """Load, attach and pin."""
     pins, options = Pins(app.paths.pins), size_options(arguments)
+    if arguments.replace and pins.is_loaded():
+        from aegis_tools.cli.replace import replace
+
+        return replace(app, arguments, options)
     if arguments.dry_run:
         return _would_load(app, pins, options, require_lsm=arguments.require_lsm)
     mount_securityfs()

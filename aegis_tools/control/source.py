@@ -10,7 +10,7 @@ from aegis_tools.control import files
 from aegis_tools.control.keystore import KeyStore
 from aegis_tools.control.pending import known_records
 from aegis_tools.control.store import Record, Store, Stored
-from aegis_tools.errors import TrustError
+from aegis_tools.errors import StateError, TrustError
 from aegis_tools.policy.load import require_policy
 from aegis_tools.policy.model import Policy, Problem
 
@@ -156,6 +156,47 @@ def read_stored(
     notes = [Problem(0, late, False)] if late else []
     found = _record(bundle, signers)
     return Source(policy, (*notes, *problems), stored.data, found, None, bundle.policy, late)
+
+
+def current_signers(keystore: KeyStore, store: Store) -> tuple[str, ...] | None:
+    """Return the ids of the trusted keys that signed what the next boot applies.
+
+    Read from the stored bundle and not from its record, which knows who was trusted when it came.
+
+    Returns:
+        The ids; none where it is stored no more or damaged. None without a signed policy.
+
+    Raises:
+        StateError: Keys or the record of policies cannot be read.
+    """
+    current, _ = store.records()
+    if current is None or not current.signed:
+        return None
+    from aegis_tools.policy import bundle as bundles
+
+    try:
+        return bundles.open_bundle(store.load(current.digest).data, keystore.trusted(), 1)[1]
+    except (StateError, TrustError):
+        return ()
+
+
+def check_removal(keystore: KeyStore, store: Store, keyid: str) -> None:
+    """Refuse to stop trusting a key without which the current policy would not be accepted.
+
+    Where it is not accepted as it is, that is no reason to keep a key.
+
+    Raises:
+        StateError: It is so; or keys or records cannot be read.
+    """
+    signers, threshold = current_signers(keystore, store) or (), keystore.config().threshold
+    left = set(signers) - {keyid}
+    if len(signers) >= threshold > len(left):
+        raise StateError(
+            f"{len(left)} of the keys that remain have signed the current policy, and {threshold} "
+            "must: the next boot would refuse it",
+            hint="apply a bundle that the remaining keys have signed first, or use --force",
+            data={"signers": sorted(signers), "threshold": threshold},
+        )
 
 
 def stored_policy(store: Store, digest: bytes) -> Policy:

@@ -18,11 +18,20 @@ from aegis_tools.errors import CommandError, KernelError
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.accounting import raise_memlock
 from aegis_tools.kernel.features import Features, check_enabled, is_bpffs, mount_if_missing
-from aegis_tools.kernel.layout import CONFIG_VALUE, LAYOUT, POLICY_MAPS, SAMPLE_ALL, Config
-from aegis_tools.kernel.pins import Pins
+from aegis_tools.kernel.layout import (
+    CONFIG_VALUE,
+    GLOBAL_MAPS,
+    LAYOUT,
+    POLICY_MAPS,
+    SAMPLE_ALL,
+    SPECS,
+    Config,
+)
+from aegis_tools.kernel.pins import OBJECT, Pins
 from aegis_tools.kernel.run import Runner, run
 
 OBJECTS = Path(__file__).resolve().parent.parent / "objects"
+LSM_OBJECT, FALLBACK_OBJECT, KEYS_OBJECT = "aegis.bpf.o", "audit.bpf.o", "inode_keys.bpf.o"
 RINGBUF_BYTES = 256 * 1024
 MAX_HITS = 65536
 
@@ -112,6 +121,7 @@ def load(
     if not is_bpffs(pins.base.parent):
         mount_if_missing("bpf", pins.base.parent)
     if pins.is_loaded():
+        finish(pins)
         pins.check_complete()
         check_layout(pins)
         check_sizes(pins, options)
@@ -137,31 +147,78 @@ def _load_fresh(
     pins: Pins, features: Features, options: LoadOptions, require_lsm: bool, runner: Runner
 ) -> Loaded:
     staging = pins.staging
-    for part in ("premade", "maps", "progs", "links"):
-        staging.path(part).mkdir(parents=True, mode=0o700)
-    pins.base.chmod(0o700)
     reason = "" if features.lsm_active else "BPF LSM is not active on this boot"
-    if not reason:
-        reason = _load_lsm(staging, options, runner)
-    if reason:
-        if require_lsm:
-            raise KernelError(f"cannot enforce: {reason}", hint="run: aegisbpf health")
-        _load_object(staging, "audit.bpf.o", options, runner)
-    keys = str(verify_object("inode_keys.bpf.o"))
-    runner(["bpftool", "prog", "load", keys, str(staging.path("progs", "inode_keys"))])
-    _configure(staging, options)
+    reason = build(pins, options, fallback=reason, require_lsm=require_lsm, runner=runner)
     attach(staging, runner=runner)
-    staging.remove("premade")
+    staging.path(OBJECT).rename(pins.path(OBJECT))
     for part in ("maps", "progs", "links"):
         staging.path(part).rename(pins.path(part))
     staging.base.rmdir()
     return Loaded(True, bool(reason), reason)
 
 
-def _load_lsm(staging: Pins, options: LoadOptions, runner: Runner) -> str:
+def build(
+    pins: Pins,
+    options: LoadOptions,
+    *,
+    fallback: str = "",
+    require_lsm: bool = False,
+    objects: Path = OBJECTS,
+    runner: Runner = run,
+) -> str:
+    """Load programs and maps of their own into the staging folder; attach nothing.
+
+    Args:
+        pins: Of which.
+        options: Sizes.
+        fallback: Why it is to be the audit fallback; empty for the LSM hooks.
+        require_lsm: Fail instead of the fallback.
+        objects: Where the object files are.
+        runner: Runs bpftool.
+
+    Returns:
+        Why it is the fallback; empty where it is not.
+
+    Raises:
+        KernelError: The kernel refuses, or an object is not what was built.
+    """
+    staging = pins.staging
+    for part in ("premade", "maps", "progs", "links"):
+        staging.path(part).mkdir(parents=True, mode=0o700)
+    pins.base.chmod(0o700)
+    reason = fallback or _load_lsm(staging, options, objects, runner)
+    if reason:
+        if require_lsm:
+            raise KernelError(f"cannot enforce: {reason}", hint="run: aegisbpf health")
+        _load_object(staging, FALLBACK_OBJECT, options, objects, runner)
+    load_keys(staging, objects, runner)
+    _configure(staging, options)
+    staging.path(OBJECT).symlink_to(object_name(fallback=bool(reason), objects=objects))
+    staging.remove("premade")
+    return reason
+
+
+def load_keys(staging: Pins, objects: Path = OBJECTS, runner: Runner = run) -> None:
+    """Load the program that says what the kernel calls a file."""
+    keys = str(verify_object(KEYS_OBJECT, objects))
+    runner(["bpftool", "prog", "load", keys, str(staging.path("progs", "inode_keys"))])
+
+
+def object_name(*, fallback: bool, objects: Path = OBJECTS) -> str:
+    """Return what a load of these object files is called: a digest of theirs.
+
+    Raises:
+        KernelError: One is missing, or not what was built.
+    """
+    names = (FALLBACK_OBJECT if fallback else LSM_OBJECT, KEYS_OBJECT)
+    paths = (verify_object(name, objects) for name in names)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def _load_lsm(staging: Pins, options: LoadOptions, objects: Path, runner: Runner) -> str:
     """Load the LSM hooks; return why not where this kernel refuses LSM programs as such."""
     try:
-        _load_object(staging, "aegis.bpf.o", options, runner)
+        _load_object(staging, LSM_OBJECT, options, objects, runner)
     except CommandError as error:
         output = error.detail
         if "Operation not permitted" in output and "processed" not in output:
@@ -169,16 +226,23 @@ def _load_lsm(staging: Pins, options: LoadOptions, runner: Runner) -> str:
                 for name in staging.names(part):
                     staging.remove(part, name)
             return "this kernel refuses BPF LSM programs"
-        raise KernelError(
-            "the kernel did not accept the BPF programs",
-            hint="run the command with --verbose and report its output",
-            detail=output,
-        ) from None
+        raise refused(error) from None
     return ""
 
 
-def _load_object(staging: Pins, name: str, options: LoadOptions, runner: Runner) -> None:
-    path = str(verify_object(name))
+def refused(error: CommandError) -> KernelError:
+    """Return the error for programs that the verifier does not take."""
+    return KernelError(
+        "the kernel did not accept the BPF programs",
+        hint="run the command with --verbose and report its output",
+        detail=error.detail,
+    )
+
+
+def _load_object(
+    staging: Pins, name: str, options: LoadOptions, objects: Path, runner: Runner
+) -> None:
+    path = str(verify_object(name, objects))
     events, hits = (str(staging.path("premade", map_)) for map_ in ("events", "rule_hits"))
     create = ["bpftool", "map", "create"]
     size = str(options.ringbuf_bytes)
@@ -228,7 +292,8 @@ def check_layout(pins: Pins) -> None:
     if found != LAYOUT:
         raise KernelError(
             "another version of Aegis is loaded",
-            hint="run: aegisbpf reset && aegisbpf load   (enforcement is off in between)",
+            hint="run: aegisbpf load --replace; or, with enforcement off in between: "
+            "aegisbpf reset && aegisbpf load",
             detail=f"layout {found}, this program has {LAYOUT}",
         )
 
@@ -249,7 +314,7 @@ def check_sizes(pins: Pins, options: LoadOptions) -> None:
     if other:
         raise KernelError(
             f"loaded with other sizes: {'; '.join(other)}",
-            hint="run: aegisbpf reset, then load with these options (nothing is denied in between)",
+            hint="load again with these options and --replace",
         )
 
 
@@ -300,23 +365,66 @@ def _renew_programs(pins: Pins, runner: Runner) -> None:
 
     Before Linux 5.13 (commit f3a95075549e) a program can be attached once in its life.
     """
-    path = str(verify_object("audit.bpf.o" if pins.is_fallback() else "aegis.bpf.o"))
     staging = pins.staging
     staging.remove_all()
-    staging.path("progs").mkdir(parents=True, mode=0o700)
-    reuse = [
-        word
-        for name in pins.names("maps")
-        for word in ("map", "name", name, "pinned", str(pins.path("maps", name)))
-    ]
-    runner(["bpftool", "prog", "loadall", path, str(staging.path("progs")), *reuse], timeout=300)
+    load_over(pins, runner=runner)
     for name in staging.names("progs"):
         staging.path("progs", name).replace(pins.path("progs", name))
     staging.remove_all()
 
 
+def load_over(pins: Pins, *, objects: Path = OBJECTS, runner: Runner = run) -> None:
+    """Load the programs into the staging folder, over the maps that are pinned."""
+    name = FALLBACK_OBJECT if pins.is_fallback() else LSM_OBJECT
+    path = str(verify_object(name, objects))
+    progs = pins.staging.path("progs")
+    progs.mkdir(parents=True, mode=0o700)
+    reuse = [
+        word
+        for name in (*SPECS, *GLOBAL_MAPS)
+        for word in ("map", "name", name, "pinned", str(pins.path("maps", name)))
+    ]
+    runner(["bpftool", "prog", "loadall", path, str(progs), *reuse], timeout=300)
+
+
+def publish(pins: Pins, *, runner: Runner = run) -> None:
+    """Attach what is in the staging folder beside the programs that run, and put it in their place.
+
+    The rename of the folder is what counts: before it the old set is whole and the next load
+    removes the staging folder, after it the new set is whole and the next load finishes the move.
+    """
+    staging = pins.staging
+    attach(staging, runner=runner)
+    staging.base.rename(pins.upgrade.base)
+    finish(pins)
+
+
+def finish(pins: Pins) -> bool:
+    """Move what replaces the pins into their places; return whether there was any.
+
+    Each move is a rename over the old pin, which lets go of the old object. What replaces them is
+    attached, and counts, wherever it lies; so this can end anywhere, and be done again.
+    """
+    new = pins.upgrade
+    if not new.base.is_dir():
+        return False
+    if new.object():  # nothing was moved yet, so what is not in there is not wanted any more
+        for part in ("progs", "links", "maps"):
+            wanted = set(new.names(part))
+            gone = set(pins.names(part)) - wanted if new.path(part).is_dir() else set()
+            for name in sorted(gone):
+                pins.remove(part, name)
+        new.path(OBJECT).replace(pins.path(OBJECT))
+    for part in ("links", "progs", "maps"):
+        for name in new.names(part):
+            new.path(part, name).replace(pins.path(part, name))
+    new.remove_all()
+    return True
+
+
 def detach(pins: Pins) -> list[str]:
     """Remove the links and return their names: nothing is watched any more, all is kept."""
+    finish(pins)
     names = pins.names("links")
     for name in names:
         pins.remove("links", name)

@@ -1,9 +1,12 @@
 """Where our objects are pinned, and how to open them.
 
     <bpffs>/aegis/maps/NAME  progs/NAME  links/NAME    what is loaded
+    <bpffs>/aegis/object                               a link whose text names the object file
     <bpffs>/aegis/staging-PID/…                        a load in progress, or a dead one
+    <bpffs>/aegis/upgrade/…                            what replaces the above, being moved there
 
-The links directory is published last: where it is, the load was complete.
+The links directory is published last: where it is, the load was complete. What lies in ``upgrade``
+counts before what it replaces (kernel.replace).
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ PARTS = ("links", "progs", "maps")
 LSM_PROGRAM = "aegis_file_open"
 FALLBACK_PROGRAM = "aegis_sys_enter"
 STAGING = "staging-"
+UPGRADE = "upgrade"
+OBJECT = "object"
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,27 @@ class Pins:
         except OSError:
             return []
 
+    @property
+    def upgrade(self) -> Pins:
+        """The pins that replace these, where a replacement was not finished."""
+        return Pins(self.base / UPGRADE)
+
     def path(self, part: str, name: str = "") -> Path:
         """Return the path of a pin, or of a part's directory."""
         return self.base / part / name if name else self.base / part
 
     def names(self, part: str) -> list[str]:
         """Return the sorted names pinned in a part; none where it does not exist."""
-        try:
-            return sorted(path.name for path in self.path(part).iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        # In this order: a pin that is moved from the one to the other meanwhile is met.
+        found = {name for base in (self.base / UPGRADE, self.base) for name in _names(base / part)}
+        return sorted(found)
+
+    def object(self) -> str:
+        """Return which object file is loaded, as it was named at the load; empty where unknown."""
+        for base in (self.base / UPGRADE, self.base):
+            with contextlib.suppress(OSError):
+                return str(Path(base, OBJECT).readlink())
+        return ""
 
     def is_loaded(self) -> bool:
         """Return whether a load was completed here; also where all of its maps were removed since.
@@ -95,10 +111,13 @@ class Pins:
             NotLoadedError: Nothing is loaded.
             KernelError: Something is, but this pin is gone.
         """
-        try:
-            return Map.pinned(self.path("maps", name))
-        except FileNotFoundError:
-            raise self._gone(f"maps/{name}") from None
+        return Map(self._open("maps", name))
+
+    def _open(self, part: str, name: str) -> int:
+        for base in (self.base / UPGRADE, self.base):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return syscall.obj_get(str(base / part / name))
+        raise self._gone(f"{part}/{name}")
 
     def _gone(self, pin: str) -> KernelError:
         if not any(self.names(part) for part in PARTS):
@@ -117,10 +136,7 @@ class Pins:
             NotLoadedError: Nothing is loaded.
             KernelError: Something is, but this pin is gone.
         """
-        try:
-            return syscall.obj_get(str(self.path("progs", name)))
-        except FileNotFoundError:
-            raise self._gone(f"progs/{name}") from None
+        return self._open("progs", name)
 
     def check_complete(self) -> None:
         """Raise KernelError where pins of this load are gone."""
@@ -131,20 +147,29 @@ class Pins:
     def remove(self, part: str, name: str = "") -> None:
         """Remove one pin, or a whole part; nothing is an error."""
         if name:
-            with contextlib.suppress(FileNotFoundError):
-                self.path(part, name).unlink()
+            for base in (self.base, self.base / UPGRADE):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    Path(base, part, name).unlink()
             return
-        for pinned in self.names(part):
+        for pinned in _names(self.path(part)):
             self.remove(part, pinned)
         with contextlib.suppress(OSError):
             self.path(part).rmdir()
 
     def remove_all(self) -> None:
         """Remove everything, links first: enforcement ends before anything else is lost."""
-        nested = self.stagings()
+        nested = [*self.stagings(), self.upgrade]
         for pins in (self, *nested):
             for part in (*PARTS, "premade"):
                 pins.remove(part)
+            pins.path(OBJECT).unlink(missing_ok=True)
         for pins in (*nested, self):
             with contextlib.suppress(OSError):
                 pins.base.rmdir()
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -13,6 +13,7 @@ description:
     once, and only then lets C(PREFIX/current) lead to it.
   - Killed at any instant, the host has the old program or the new one. What the kernel enforces is
     not touched.
+  - The version before is kept; naming its O(sha256) again leads back to it, without the archive.
 version_added: "0.1.0"
 author: Aegis Tools
 options:
@@ -68,8 +69,6 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-KEPT = 2
-"""Versions that are kept: the one in use and the one before."""
 COMPLETE = ".complete"
 """Written last: holds the version, the SHA-256 of its archive."""
 
@@ -104,10 +103,9 @@ class Place:
         sync(self.prefix)
 
     def forget(self, keep):
-        """Remove all versions but the newest, and whatever a killed run left."""
-        found = [path for path in self.versions.iterdir() if path != self.folder(keep)]
-        newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in newest_first[KEPT - 1 :]:
+        """Remove all versions but these, and whatever a killed run left."""
+        kept = {self.folder(version) for version in keep if version}
+        for path in set(self.versions.iterdir()) - kept:
             shutil.rmtree(path)
 
 
@@ -203,7 +201,7 @@ def work(module):
         check_digest(module)
         install(place, module, wanted)
     place.switch(wanted)
-    place.forget(wanted)
+    place.forget((wanted, before))
     return result
 
 

@@ -11,6 +11,8 @@ description:
   - Adds the keys that are missing, sets how many must sign and for which group the host takes
     bundles, then removes the others. In this order the host accepts somebody's bundles at every
     instant.
+  - A key without which the host's current policy would not be accepted at the next boot is not
+    removed; see the playbook C(rotate_keys.yml).
   - Public keys only. Private keys never leave the controller.
 version_added: "0.1.0"
 author: Aegis Tools
@@ -22,13 +24,15 @@ options:
     elements: str
     required: true
   threshold:
-    description: How many of them must sign a bundle.
+    description: How many of them must sign a bundle. Without it, what the host asks for stays.
     type: int
-    default: 1
   group:
-    description: Bundles for this group are for this host.
+    description: Bundles for this group are for this host. Without it, the group stays.
     type: str
-    default: default
+  force:
+    description: Remove a key although the current policy needs it, as where it was stolen.
+    type: bool
+    default: false
   exclusive:
     description: Remove the keys that are not named.
     type: bool
@@ -60,6 +64,15 @@ keyids:
   type: list
   elements: str
   returned: always
+signers:
+  description: The ids of trusted keys that signed the policy which the next boot applies.
+  type: list
+  elements: str
+  returned: when a signed policy was applied
+threshold:
+  description: How many must sign.
+  type: int
+  returned: when installed
 """
 
 import base64
@@ -99,10 +112,12 @@ def work(host):
     gone = sorted(there - set(wanted)) if params["exclusive"] else []
     stay = sorted((there | set(wanted)) - set(gone))
     settings = {name: trust[name] for name in ("threshold", "group")}
-    new = {name: params[name] for name in settings}
+    new = {name: params[name] or settings[name] for name in settings}
     result = {
         "changed": bool(set(wanted) - there or gone or settings != new),
         "keyids": stay,
+        "signers": trust["signers"],
+        "threshold": new["threshold"],
         "diff": diff(text_of(there, settings), text_of(stay, new), "trust"),
     }
     if not module.check_mode and result["changed"]:
@@ -110,7 +125,7 @@ def work(host):
             add(host, wanted[name])
         host.ask("keys", "trust", "--threshold", str(new["threshold"]), "--group", new["group"])
         for name in gone:
-            host.ask("keys", "remove", name)
+            host.ask("keys", "remove", *(["--force"] if params["force"] else []), name)
     return result
 
 
@@ -132,8 +147,9 @@ def main():
     """Run."""
     spec = {
         "keys": {"type": "list", "elements": "str", "required": True, "no_log": False},
-        "threshold": {"type": "int", "default": 1},
-        "group": {"type": "str", "default": "default"},
+        "threshold": {"type": "int"},
+        "group": {"type": "str"},
+        "force": {"type": "bool", "default": False},
         "exclusive": {"type": "bool", "default": True},
         **ARGUMENTS,
     }

@@ -28,7 +28,9 @@ options:
     elements: str
     default: []
   restart:
-    description: Start them anew even where nothing changed, as after a new version was installed.
+    description: >-
+      Start them anew even where nothing changed. Where a process of ours runs another version than
+      the one in use, that is done anyway.
     type: bool
     default: false
   program:
@@ -104,6 +106,18 @@ def write(module, path, text):
     module.atomic_move(str(fresh), str(path))
 
 
+def outdated(module, program):
+    """Return the units whose process is of another version than the one in use."""
+    version = str(Path(program).parent.parent.resolve())
+    found = []
+    for unit in ("aegisbpf.service", "aegisbpf-metrics.service"):
+        _, out, _ = module.run_command(["systemctl", "show", "--property=MainPID", "--value", unit])
+        python = read("/proc/" + out.strip() + "/cmdline").split("\0")[0]
+        if "/versions/" in python and not python.startswith(version + "/"):
+            found.append(unit)
+    return found
+
+
 def work(host):
     """Install or remove."""
     module, params = host.module, host.module.params
@@ -118,7 +132,7 @@ def work(host):
     enabled = all(unit.get("UnitFileState") == "enabled" for unit in status["units"].values())
     result = {
         "changed": bool(new_files or old != new or not status["running"] or not enabled
-                        or params["restart"]),
+                        or params["restart"] or outdated(module, host.program)),
         "units": status["units"],
         "diff": diff(old, "".join(path + "\n" for path in new_files) + new, "units"),
     }  # fmt: skip
