@@ -20,8 +20,8 @@ help:
 	    'make kernel  tests on the maps of this kernel (root)' \
 	    'make vm      tests in virtual machines (KERNELS="6.1 7.2" for some)' \
 	    'make system  tests on whole systems: systemd, sshd, GRUB (root)' \
-	    'make molecule  the Ansible role on whole systems (root)' \
-    'make bpf     the BPF objects' \
+	    'make molecule  the Ansible role and rollouts on whole systems (root)' \
+	    'make bpf     the BPF objects' \
 	    'make fmt     format Python and C' \
 	    'make clean   remove what was built; the kernel cache stays'
 
@@ -37,14 +37,11 @@ demo: bootstrap
 check: bootstrap
 	@$(VENV)/bin/python scripts/check
 
-unit kernel vm system: bootstrap bpf
+unit kernel vm system molecule: bootstrap bpf
 	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" $@
 
-molecule: bootstrap bpf
-	@$(VENV)/bin/python scripts/molecule
-
 test: bootstrap bpf
-	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm system
+	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm system molecule
 
 .PHONY: bench
 bench: bootstrap bpf  ## figures as ratios; the hooks' need a machine: see docs/performance.md

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SYSTEM_TESTS = REPOSITORY / "tests" / "system"
 SYSTEM_IMAGE = "system image"
+SCENARIOS = REPOSITORY / "molecule"
+SCENARIO_IMAGE = "molecule image"
 MACHINE_SECONDS = 2700
 MACHINE_MIB = 2048
 """What scripts/vm gives a machine by default."""
@@ -36,8 +38,8 @@ class Job(NamedTuple):
     after: str = ""
 
 
-KINDS = ("check", "unit", "kernel", "vm", "system")
-TOGETHER = ("vm", "kernel", "system")
+KINDS = ("check", "unit", "kernel", "vm", "system", "molecule")
+TOGETHER = ("vm", "kernel", "molecule", "system")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
 
@@ -63,11 +65,8 @@ def stages(kinds: Sequence[str], results: Path, kernels: Sequence[str]) -> list[
     found = []
     for names in [*alone, together] if together else alone:
         wanted = {kind: jobs(kind, results, kernels) for kind in names}
-        ordered = [job for each in wanted.values() for job in each]
-        if wanted.get("system"):
-            ordered.insert(0, image_job(results))
         empty = [kind for kind, each in wanted.items() if not each]
-        found.append(Stage(", ".join(names), ordered, empty))
+        found.append(Stage(", ".join(names), ordered(wanted, results), empty))
     return found
 
 
@@ -82,6 +81,9 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
         return [Job(kind, (*pytest, "-m", "not kernel and not vm and not system"), file)]
     if kind == "kernel":
         return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file, quiet=True)]
+    if kind == "molecule":
+        found = sorted(path.parent.name for path in SCENARIOS.glob("*/molecule.yml"))
+        return [molecule_job(name, results) for name in found]
     if kind == "system":
         return [system_job(path, results) for path in sorted(SYSTEM_TESTS.glob("test_*.py"))]
     vm = (python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}")
@@ -91,10 +93,24 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
     ]
 
 
-def image_job(results: Path) -> Job:
-    """Return the command that makes what is missing of the disks of whole systems."""
-    argv = (sys.executable, "scripts/system-vm", "build")
-    return Job(SYSTEM_IMAGE, argv, results / "system-image.xml", quiet=True, prepares=True)
+def ordered(wanted: Mapping[str, list[Job]], results: Path) -> list[Job]:
+    """Return the commands of some kinds, and before them those that make what they start from.
+
+    The machine of the scenarios is made on the disk of the others, so it comes later.
+    """
+    found = [job for each in wanted.values() for job in each]
+    if wanted.get("molecule"):
+        argv = ("scripts/molecule", "--build")
+        found.insert(len(wanted.get("vm", ())), image_job(SCENARIO_IMAGE, argv, results))
+    if wanted.get("system"):
+        found.insert(0, image_job(SYSTEM_IMAGE, ("scripts/system-vm", "build"), results))
+    return found
+
+
+def image_job(name: str, argv: tuple[str, ...], results: Path) -> Job:
+    """Return a command that makes what is missing of what others start from."""
+    file = results / f"{name.replace(' ', '-')}.xml"
+    return Job(name, (sys.executable, *argv), file, quiet=True, prepares=True)
 
 
 def system_job(path: Path, results: Path) -> Job:
@@ -104,6 +120,13 @@ def system_job(path: Path, results: Path) -> Job:
     pytest = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}")
     argv = (*pytest, "-m", "system", str(path.relative_to(REPOSITORY)))
     return Job(f"system {name}", argv, file, quiet=True, after=SYSTEM_IMAGE)
+
+
+def molecule_job(name: str, results: Path) -> Job:
+    """Return the command that runs one scenario, which starts its machines."""
+    file = results / f"molecule-{name}.xml"
+    argv = (sys.executable, "scripts/molecule", name, f"--junit={file}")
+    return Job(f"molecule {name}", argv, file, quiet=True, after=SCENARIO_IMAGE)
 
 
 def machines_at_once(memory_mib: int, cores: int) -> int:

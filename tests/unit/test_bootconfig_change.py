@@ -436,6 +436,11 @@ def test_a_verified_boot_has_what_was_there(grub: Grub) -> None:
     with pytest.raises(BootError, match="gone: yama, apparmor") as caught:
         verify.check_boot(replace(facts, active=less), "another", None)
     assert caught.value.data == {"gone": ["yama", "apparmor"]}
+    assert facts.default is not None
+    with pytest.raises(BootError, match="neither this boot nor the next one"):
+        verify.check_boot(
+            replace(facts, default=facts.default._replace(line="ro")), "another", None
+        )
     disable(grub)
     with pytest.raises(BootError, match="the next boot will not have it"):
         verify.check_boot(replace(grub.facts(), active=STOCK), "another", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from testrun.kinds import KINDS, machines_at_once, stages
 
 KERNELS = ("6.1", "7.2")
@@ -11,17 +12,19 @@ KERNELS = ("6.1", "7.2")
 
 def test_what_takes_long_is_one_stage_and_each_short_kind_one_before_it(tmp_path: Path) -> None:
     found = stages(KINDS, tmp_path, KERNELS)
-    assert [stage.name for stage in found] == ["check", "unit", "vm, kernel, system"]
+    assert [stage.name for stage in found] == ["check", "unit", "vm, kernel, molecule, system"]
 
 
 def test_the_longest_begin_first(tmp_path: Path) -> None:
     names = [job.name for job in stages(KINDS, tmp_path, KERNELS)[-1].jobs]
-    assert names[:4] == ["system image", "vm 6.1", "vm 7.2", "kernel"]
-    assert {name.split()[0] for name in names[4:]} == {"system"}
+    assert names[:5] == ["system image", "vm 6.1", "vm 7.2", "molecule image", "kernel"]
+    assert [name.split()[0] for name in names[5:9]] == [*["molecule"] * 3, "system"]
+    assert {name.split()[0] for name in names[9:]} == {"system"}
 
 
-def test_whole_systems_wait_for_their_disk(tmp_path: Path) -> None:
-    jobs = stages(("system",), tmp_path, KERNELS)[-1].jobs
+@pytest.mark.parametrize("kind", ["system", "molecule"])
+def test_whole_systems_wait_for_what_they_start_from(tmp_path: Path, kind: str) -> None:
+    jobs = stages((kind,), tmp_path, KERNELS)[-1].jobs
     assert jobs[0].prepares
     assert jobs[1:]
     assert {job.after for job in jobs[1:]} == {jobs[0].name}

@@ -65,8 +65,8 @@ def check_boot(facts: Facts, boot_id: str, working: bool | None) -> None:
         working: Whether a hook of ours really runs; None where nothing is loaded.
 
     Raises:
-        BootError: BPF LSM is pending and not active, or the other way round; a module that was
-            active is gone; or what is loaded does not work.
+        BootError: BPF LSM is pending and not active, or the other way round; it was configured and
+            is neither; a module that was active is gone; or what is loaded does not work.
     """
     record = facts.record
     gone = [name for name in record.active if name not in facts.active] if record else []
@@ -81,6 +81,11 @@ def check_boot(facts: Facts, boot_id: str, working: bool | None) -> None:
         raise BootError(
             "BPF LSM is configured for the next boot, and not active in this one",
             hint="reboot" if same else f"see what was booted: {_BOOTED}; then reboot",
+        )
+    if record and not facts.pending and not facts.is_active:
+        raise BootError(
+            "BPF LSM was configured, and neither this boot nor the next one has it",
+            hint="see who took it away, then: aegisbpf lsm enable",
         )
     if facts.is_active and not facts.pending:
         raise BootError(

@@ -16,8 +16,8 @@ from vmharness.system import image, package, recipe
 from vmharness.system.qemu import Qemu, arguments
 
 BOOT_SECONDS = 400
-KINDS = ("loaded", "ready", "bare")
-"""Each lies on the disk of the next."""
+KINDS = ("converged", "loaded", "ready", "bare")
+"""Each lies on the disk of one after it."""
 KEEP_SECONDS = 2 * 24 * 3600
 INSTALL = (
     "tar -xzf /root/package.tar.gz -C / && rm /root/package.tar.gz",
@@ -60,7 +60,7 @@ def bare(environment: Mapping[str, str]) -> Snapshot:
     """
     disk = image.base(environment)
     key = recipe.key(machine_key())
-    return _cached(environment, "bare", key, lambda fresh: _boot(disk, fresh))
+    return cached(environment, "bare", key, lambda fresh: _boot(disk, fresh))
 
 
 def ready(environment: Mapping[str, str]) -> Snapshot:
@@ -70,7 +70,7 @@ def ready(environment: Mapping[str, str]) -> Snapshot:
         HarnessError: It cannot be made.
     """
     before = bare(environment)
-    return _cached(environment, "ready", _key(), lambda fresh: _make(before, fresh, environment))
+    return cached(environment, "ready", _key(), lambda fresh: _make(before, fresh, environment))
 
 
 def loaded(environment: Mapping[str, str]) -> Snapshot:
@@ -80,16 +80,24 @@ def loaded(environment: Mapping[str, str]) -> Snapshot:
         HarnessError: It cannot be made.
     """
     before = ready(environment)
-    return _cached(environment, "loaded", _key(), lambda fresh: _load(before, fresh))
+    return cached(environment, "loaded", _key(), lambda fresh: _load(before, fresh))
 
 
 def _key() -> str:
     return recipe.key([*machine_key(), package.content_key(), INSTALL])
 
 
-def _cached(
+def cached(
     environment: Mapping[str, str], kind: str, key: str, make: Callable[[Snapshot], None]
 ) -> Snapshot:
+    """Return a stored machine, made now if the cache has none of this key.
+
+    Args:
+        environment: Says where the cache is.
+        kind: One of KINDS.
+        key: Names what it is made of.
+        make: Makes it in the folder that it is given.
+    """
     cache = recipe.folder(environment)
     found = Snapshot(cache / f"{kind}-{key}")
     with image.locked(cache / f".{kind}.lock"):
