@@ -13,8 +13,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from apply_support import Host, policy_files, signed_bundles
+from apply_support import policy_files, signed_bundles
 from check_support import Checks, loaded_checks
+from edit_support import Host
 from kernel_support import NO_LSM, REPOSITORY
 
 from aegis_tools.kernel import loader

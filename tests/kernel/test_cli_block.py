@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 from edit_support import Host
 
-from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 @pytest.fixture

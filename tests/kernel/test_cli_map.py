@@ -8,15 +8,6 @@ from pathlib import Path
 import pytest
 from edit_support import Host
 
-from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
-
 
 def test_every_map_is_listed_and_dumped_in_words_and_bytes(host: Host, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("secret")

@@ -9,13 +9,6 @@ from edit_support import Host
 
 from aegis_tools.cli.main import run
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 def test_an_added_rule_that_refuses_nothing_is_not_called_denied(

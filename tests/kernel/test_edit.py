@@ -21,7 +21,6 @@ from aegis_tools.kernel import syscall
 from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import uid_of
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
 from aegis_tools.policy.model import OPEN_OPS, Kind
 
 YAML = """\
@@ -31,12 +30,6 @@ rules:
   - {{id: other, path: {b}}}
   - {{id: net, ip: 203.0.113.7}}
 """
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 @pytest.fixture

@@ -15,15 +15,8 @@ from edit_support import Host
 
 from aegis_tools.kernel import layout
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 def program(host: Host, *argv: str | Path, shell: str = "") -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,6 @@ from aegis_tools.cli.main import run
 from aegis_tools.control.live import Live
 from aegis_tools.control.promote import Evidence, judge
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
 
 KILLED = """
@@ -27,12 +26,6 @@ from aegis_tools.cli.main import run
 print("working", flush=True)
 run(["--root", sys.argv[1], "--json", *sys.argv[2:]])
 """
-
-
-@pytest.fixture
-def host(loaded: Pins, paths: Paths, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 @pytest.fixture

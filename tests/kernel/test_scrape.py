@@ -41,12 +41,6 @@ class Time:
 
 
 @pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
-
-
-@pytest.fixture
 def files(host: Host, tmp_path: Path) -> dict[str, Path]:
     found = policy_files(tmp_path)
     host("policy", "apply", found["policy"])

@@ -13,14 +13,6 @@ import pytest
 from edit_support import Host
 
 from aegis_tools.kernel.features import mount_if_missing
-from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
-
-
-@pytest.fixture
-def host(paths: Paths, loaded: Pins, capsys: pytest.CaptureFixture[str]) -> Host:
-    del loaded
-    return Host(paths, capsys)
 
 
 @pytest.fixture
