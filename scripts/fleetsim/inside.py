@@ -64,9 +64,12 @@ def main() -> None:
     enter(Path(folder))
     Path("/run/sshd").mkdir(mode=0o755)
     Path("/proc/sys/kernel/hostname").write_text(name, encoding="ascii")
-    current = Path("/opt/aegisbpf/current/bin")
-    current.mkdir(parents=True)
-    (current / "aegisbpf").symlink_to(program)
+    # As an installation lays it out, so that another version can come to lie beside it.
+    version, current = Path("/opt/aegisbpf/versions/0"), Path("/opt/aegisbpf/current")
+    (version / "bin").mkdir(parents=True)
+    (version / ".complete").write_text("0", encoding="ascii")
+    (version / "bin/aegisbpf").symlink_to(program)
+    current.symlink_to("versions/0")
     os.execv("/usr/sbin/sshd", ["/usr/sbin/sshd", "-D", "-e", "-f", config])
 
 

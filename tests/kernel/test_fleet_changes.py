@@ -1,0 +1,204 @@
+"""Keys and versions of light hosts are exchanged; whatever ends the controller in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleetsim.fleet import Fleet
+from test_rollout import BIN, REPOSITORY, Controller
+
+HOSTS = 3
+NUMBERS = range(1, HOSTS + 1)
+REAL = BIN / "aegisbpf"
+BROKEN = """#!/bin/sh
+case "$*" in *--replace*)
+    echo '{"error": "kernel", "message": "the kernel did not accept the BPF programs"}'; exit 6
+esac
+exec %s "$@"
+"""
+
+
+class Changes(Controller):
+    """A controller whose keys and versions change."""
+
+    def keyids(self) -> list[set[str]]:
+        return [set(self.on(n, "status")["trust"]["keyids"]) for n in NUMBERS]
+
+    def digests_live(self) -> set[str]:
+        return {self.on(n, "status")["policy"]["digest"] for n in NUMBERS}
+
+    def shell(self, number: int, script: str) -> str:
+        """Run a script on a host."""
+        ssh = ["ssh", "-F", "none", "-i", str(self.fleet.key), "-oBatchMode=yes",
+               "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR",
+               f"root@{self.fleet.address(number)}", "sh -e"]  # fmt: skip
+        return subprocess.run(ssh, input=script, check=True, capture_output=True, text=True).stdout
+
+    def keys(self, *names: str) -> dict[str, Any]:
+        """Return the variables of a fleet whose keys are these, two of which must sign."""
+        return {
+            "aegisbpf_trusted_keys": [str(self.folder / f"{name}.pub") for name in names],
+            "aegisbpf_sign_key_files": [str(self.folder / f"{name}.key") for name in names],
+            "aegisbpf_threshold": 2,
+            "aegisbpf_policy_source": str(self.folder / "live.yaml"),
+            "aegisbpf_policy": str(self.folder / "live.bundle"),
+            "aegisbpf_waves": [1, "100%"],
+        }
+
+    def keyid(self, name: str) -> str:
+        text = (self.folder / f"{name}.pub").read_text()
+        import base64
+        import hashlib
+
+        return hashlib.sha256(base64.b64decode(text.split()[1])).hexdigest()
+
+    def play_until(self, playbook: str, line: str, variables: dict[str, Any]) -> None:
+        """Run a playbook and kill all of it where it announces something."""
+        path = self.folder / "killed.json"
+        path.write_text(json.dumps(variables | {"aegisbpf_service_managed": False}))
+        process = subprocess.Popen(
+            [BIN / "ansible-playbook", "-i", self.inventory, f"playbooks/{playbook}.yml",
+             "-e", f"@{path}"],
+            cwd=REPOSITORY,
+            env={**os.environ, "ANSIBLE_CONFIG": "ansible.cfg", "ANSIBLE_HOME": str(self.folder),
+                 "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout
+        told = ""
+        with process.stdout as output:
+            for text in output:
+                told += text
+                if line in text:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+            else:
+                pytest.fail(told)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changes]:
+    with Fleet(HOSTS) as fleet:
+        found = Changes(fleet, tmp_path_factory.mktemp("changes"))
+        for name in ("ann", "bob", "eve"):
+            found._aegisbpf("keys", "generate", str(found.folder / name))
+        source = found.folder / "live.yaml"
+        source.write_text("version: 1\nrules:\n  - {id: one, path: /srv/one}\n")
+        sign = [f"--key={found.folder / name}.key" for name in ("ann", "bob")]
+        found._aegisbpf("policy", "sign", str(source), *sign,
+                        f"--output={found.folder / 'live.bundle'}")  # fmt: skip
+        for number in NUMBERS:
+            found.on(number, "load")
+        found.play("site", **found.keys("ann", "bob"))
+        yield found
+
+
+def accepts(found: dict[str, Any]) -> bool:
+    """Return whether a host would take its current policy again, and any new one."""
+    keys = {key["keyid"] for key in found["keys"]}
+    enough = len(set(found["signers"]) & keys) >= found["threshold"]
+    return enough and len(keys) >= found["threshold"] == 2
+
+
+def test_a_key_is_exchanged_whatever_ends_the_controller_in_between(controller: Changes) -> None:
+    ann, bob, eve = map(controller.keyid, ("ann", "bob", "eve"))
+    new = controller.keys("bob", "eve")
+    told = controller.play("rotate_keys", **controller.keys("ann", "bob"))
+    assert told.count("changed=0") == HOSTS
+    for line in (
+        "Rotate | Trust the new keys, too",
+        "Sign | Make the bundle",
+        "PLAY [Prove the new]",
+        "Confirm | Over a new one",
+        "PLAY [Trust only the new]",
+        "Rotate | Trust only the new keys",
+    ):
+        controller.play_until("rotate_keys", line, new)
+        for number in NUMBERS:
+            controller.on(number, "policy", "revert")  # what the host does when the time is over
+            found = controller.on(number, "keys", "list")
+            assert accepts(found), (line, number, found)
+            if line != "Rotate | Trust only the new keys":
+                assert ann in {key["keyid"] for key in found["keys"]}, (line, number)
+    controller.play("rotate_keys", **new)
+    assert controller.keyids() == [{bob, eve}] * HOSTS
+    assert len(controller.digests_live()) == 1
+    for number in NUMBERS:
+        assert accepts(controller.on(number, "keys", "list"))
+    assert controller.play("rotate_keys", **new).count("changed=0") == HOSTS
+
+
+def test_no_host_loses_the_old_key_while_one_has_not_proven_the_new(controller: Changes) -> None:
+    before = controller.keyids()
+    [ann] = {controller.keyid("ann")} - before[0]
+    controller.shell(3, "mv /etc/aegisbpf /etc/aegisbpf.away; mkdir -m 0755 /etc/aegisbpf; "
+                        "cp -r /etc/aegisbpf.away/. /etc/aegisbpf; chmod 777 /etc/aegisbpf/keys")  # fmt: skip
+    controller.play("rotate_keys", status=2, **controller.keys("ann", "eve"))
+    controller.shell(3, "chmod 755 /etc/aegisbpf/keys")
+    for found, old in zip(controller.keyids(), before, strict=True):
+        assert old <= found <= old | {ann}
+    controller.play("rotate_keys", **controller.keys("ann", "eve"))
+    assert controller.keyids() == [{ann, controller.keyid("eve")}] * HOSTS
+
+
+def test_a_source_with_other_rules_is_no_rotation(controller: Changes) -> None:
+    live, ids = controller.digests_live(), controller.keyids()
+    source = controller.folder / "live.yaml"
+    text = source.read_text()
+    source.write_text(text.replace("one", "two"))
+    told = controller.play("rotate_keys", status=2, **controller.keys("ann", "eve"))
+    source.write_text(text)
+    assert "other rules than the bundle" in told
+    assert (controller.digests_live(), controller.keyids()) == (live, ids)
+
+
+def archive(controller: Changes, name: str, programs: dict[int, str]) -> dict[str, Any]:
+    """Lay another version beside the one there is; return the variables of its upgrade."""
+    digest = name * 64
+    path = controller.folder / f"{name}.tar"
+    path.write_bytes(b"")
+    Path(f"{path}.sha256").write_text(f"{digest}  {path.name}\n")
+    for number, program in programs.items():
+        folder = f"/opt/aegisbpf/versions/{digest[:16]}"
+        controller.shell(number, f"mkdir -p {folder}/bin; printf %s {digest} > {folder}/.complete\n"
+                         f"cat > {folder}/bin/aegisbpf <<'END'\n{program}\nEND\n"
+                         f"chmod 755 {folder}/bin/aegisbpf\n"
+                         f"ln -sfn {'0' * 64} /sys/fs/bpf/aegis/object")  # fmt: skip
+    return {"aegisbpf_wheelhouse": str(path), "aegisbpf_waves": [1, "100%"]}
+
+
+def versions(controller: Changes) -> list[str]:
+    """Return which version each host uses, and whether its object is still the old one."""
+    ask = "readlink /opt/aegisbpf/current /sys/fs/bpf/aegis/object"
+    found = (controller.shell(n, ask).split() for n in NUMBERS)
+    return [current[-1] + ("" if set(name) - {"0"} else "!") for current, name in found]
+
+
+def test_an_upgrade_ends_at_a_host_that_fails_and_goes_on_where_it_stopped(
+    controller: Changes,
+) -> None:
+    good, bad = f'#!/bin/sh\nexec {REAL} "$@"', BROKEN % REAL
+    live = controller.digests_live()
+    new = archive(controller, "a", {1: good, 2: bad, 3: good})
+    assert versions(controller) == ["0!"] * HOSTS
+    controller.play("upgrade", **new, ansible_check_mode=True)
+    assert versions(controller) == ["0!"] * HOSTS
+    told = controller.play("upgrade", status=2, **new)
+    assert "did not accept the BPF programs" in told
+    assert versions(controller) == ["a", "0", "0"], "back, and its own object again"
+    archive(controller, "a", {2: good})
+    controller.play("upgrade", **new)
+    assert versions(controller) == ["a"] * HOSTS
+    assert controller.digests_live() == live
+    assert controller.play("upgrade", **new).count("changed=0") == HOSTS
