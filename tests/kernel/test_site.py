@@ -1,0 +1,90 @@
+"""Hosts are brought to the desired state, and asked only where they are in it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from threading import Thread
+
+import pytest
+from fleet_support import Controller
+from fleetsim.fleet import Fleet
+
+HOSTS = 2
+PROGRAM = "/opt/aegisbpf/current/bin/aegisbpf"
+PATIENCE = 120
+
+
+@pytest.fixture(scope="module")
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+    with Fleet(HOSTS) as fleet:
+        found = Controller(fleet, tmp_path_factory.mktemp("controller"))
+        for number in range(1, HOSTS + 1):
+            found.on(number, "load")
+        found.sign("one")
+        found.play("site", aegisbpf_policy=found.bundle("one"))
+        yield found
+
+
+def shell(controller: Controller, number: int, script: str) -> None:
+    """Run a script on a host."""
+    ssh = ["ssh", "-F", "none", "-i", str(controller.fleet.key), "-oBatchMode=yes",
+           "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR",
+           f"root@{controller.fleet.address(number)}", "sh"]  # fmt: skip
+    subprocess.run(ssh, input=script, text=True, check=True, timeout=PATIENCE)
+
+
+def changes(told: str) -> list[int]:
+    """Return how many changes each host had."""
+    return [int(number) for number in re.findall(r"changed=(\d+)", told)]
+
+
+def test_hosts_that_are_as_they_should_be_are_only_asked(controller: Controller) -> None:
+    told = controller.play("site", aegisbpf_policy=controller.bundle("one"))
+    assert changes(told) == [0, 0]
+    assert "Preflight | Ask the host" in told
+    assert not re.search(r"TASK \[aegisbpf : (Trust|Policy|Mode|Install|Boot) \|", told)
+
+
+def test_a_key_that_somebody_else_trusted_is_taken_away_there(controller: Controller) -> None:
+    site = {"aegisbpf_policy": controller.bundle("one")}
+    shell(controller, 2, f"cd /root && {PROGRAM} keys generate eve && {PROGRAM} keys add eve.pub")
+    assert changes(controller.play("site", "--check", **site)) == [0, 1]
+    assert len(controller.on(2, "keys", "list")["keys"]) == 2
+    assert changes(controller.play("site", **site)) == [0, 1]
+    assert len(controller.on(2, "keys", "list")["keys"]) == 1
+
+
+def test_another_policy_than_the_one_asked_for_is_replaced(controller: Controller) -> None:
+    controller.sign("two")
+    assert changes(controller.play("site", aegisbpf_policy=controller.bundle("two"))) == [2, 2]
+    for number in range(1, HOSTS + 1):
+        assert controller.on(number, "status")["policy"]["digest"] == controller.digests["two"]
+
+
+def test_no_host_waits_for_a_slower_one(controller: Controller) -> None:
+    """The first host does not answer before the second has got its key."""
+    server = socket.create_server((str(controller.fleet.network[1]), 0))
+    server.settimeout(PATIENCE)
+    report = f"exec 3<>/dev/tcp/{controller.fleet.network[1]}/{server.getsockname()[1]}"
+    slow = f"{report}; read -rt {PATIENCE} word <&3 && [ $word = go ] || exit 1"
+    fast = f"[ $2 = keys ] && [ $3 = trust ] && {{ {report}; }}"
+    for number, first in ((1, slow), (2, fast)):
+        wrap = f'#!/bin/bash\\n{first}\\nexec {PROGRAM}.real "$@"\\n'.replace("%", "%%")
+        shell(controller, number, f"cd /opt/aegisbpf/current/bin && mv aegisbpf aegisbpf.real && "
+              f"printf '{wrap}' > aegisbpf && chmod 755 aegisbpf")  # fmt: skip
+
+    def wait() -> None:
+        held, done = [], False
+        while not done or held:
+            client, (address, _port) = server.accept()
+            done = done or address == controller.fleet.address(2)
+            held.append(client)
+            while done and held:
+                held.pop().sendall(b"go\n")
+
+    Thread(target=wait, daemon=True).start()
+    controller.play("site", aegisbpf_threshold=1, aegisbpf_group="web", aegisbpf_policy="")
+    server.close()
