@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from threading import Thread
 
 import pytest
@@ -76,15 +77,18 @@ def test_no_host_waits_for_a_slower_one(controller: Controller) -> None:
         shell(controller, number, f"cd /opt/aegisbpf/current/bin && mv aegisbpf aegisbpf.real && "
               f"printf '{wrap}' > aegisbpf && chmod 755 aegisbpf")  # fmt: skip
 
-    def wait() -> None:
-        held, done = [], False
-        while not done or held:
-            client, (address, _port) = server.accept()
-            done = done or address == controller.fleet.address(2)
-            held.append(client)
-            while done and held:
-                held.pop().sendall(b"go\n")
+    def answer() -> None:
+        held: list[socket.socket] = []
+        done = False
+        with suppress(OSError):  # closed
+            while True:
+                client, (address, _port) = server.accept()
+                done = done or address == controller.fleet.address(2)
+                held.append(client)
+                while done and held:
+                    with held.pop() as waiting:
+                        waiting.sendall(b"go\n")
 
-    Thread(target=wait, daemon=True).start()
+    Thread(target=answer, daemon=True).start()
     controller.play("site", aegisbpf_threshold=1, aegisbpf_group="web", aegisbpf_policy="")
     server.close()
