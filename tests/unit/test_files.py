@@ -422,6 +422,7 @@ def test_every_error_knows_the_file_whatever_the_system_says_of_it(target: Path,
         ("policy", "sign", "POLICY", "--key", "KEY", "--serial", "1", "--output", "FILE/below"),
         ("keys", "generate", "FILE/below"),
         ("block", "restore", "FILE"),
+        ("events", "--file", "FILE/below"),
     ],
 )
 @pytest.mark.parametrize("content", [None, "no key, and no policy"])
