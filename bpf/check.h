@@ -133,15 +133,17 @@ __noinline int check_listed(__u64 sk, __u64 address, __u32 bare, __u32 op, __u32
 	return check_address(&s, (struct sock *)sk, &sa, op, hook);
 }
 
-/* What is too long to be looked through is no way around; nobody is that multihomed. */
-static __noinline int too_many(void)
+/*
+ * What is too long to be looked through is no way around; nobody is that
+ * multihomed. It is told of without a rule, and with no address.
+ */
+static __noinline int too_many(__u32 op, __u32 hook)
 {
-	struct match any = { .enforce = AEGIS_MODE_ENFORCE };
+	struct match any = { .op = op, .enforce = AEGIS_MODE_ENFORCE };
+	struct peer none = { .family = 4 };
 	struct slot s = {};
 
-	if (!slot_of(&s, AEGIS_KINDS_NET))
-		return 0;
-	return judge(&s, &any, 0, bpf_ktime_get_boot_ns()).action >= AEGIS_BLOCK ? -EPERM : 0;
+	return slot_of(&s, AEGIS_KINDS_NET) ? finish_net(&s, &any, &none, hook) : 0;
 }
 
 /* The addresses of sctp_bindx() and sctp_connectx(), one behind the other. */
@@ -158,7 +160,7 @@ static __always_inline int check_list(__u64 sk, __u64 at, __u32 length, __u32 op
 			return -EPERM;
 		at += size_of_address(family);
 	}
-	return at < end ? too_many() : 0;
+	return at < end ? too_many(op, hook) : 0;
 }
 
 /*
@@ -183,7 +185,7 @@ static __always_inline int check_control(__u64 sk, __u64 at, __u64 length, __u16
 			return -EPERM;
 		at += (head.len + 7) & ~7ULL;
 	}
-	return at + sizeof(head) > end ? 0 : too_many();
+	return at + sizeof(head) > end ? 0 : too_many(AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);
 }
 
 #endif

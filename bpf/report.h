@@ -229,7 +229,8 @@ static __always_inline int account(const struct match *m, const struct verdict *
 	if (v->reason == AEGIS_REASON_SURVIVAL)
 		count(AEGIS_STAT_SURVIVAL_ALLOWED);
 	count_action(v->action, hook);
-	count_hit(m->uid, v->action, now);
+	if (m->uid)
+		count_hit(m->uid, v->action, now);
 	if (v->action > AEGIS_BLOCK)
 		bpf_send_signal(m->signal);
 	if (sampled_out()) {

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from aegis_tools.control.files import OTHERS_WRITE, SYSTEM, Calls
+from aegis_tools.control.files import OTHERS_WRITE, SYSTEM, Calls, named
 from aegis_tools.errors import StateError
 
 SIZE = 64 << 20
@@ -63,7 +63,7 @@ class EventFile:
             self._open()
         except OSError as error:
             raise StateError(
-                "the file for events cannot be opened",
+                f"the file for events {named(path)} cannot be opened",
                 hint=_HINTS.get(error.errno or 0, "run it as root, and see --verbose"),
                 detail=f"{path}: {error}",
             ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aegis_tools.agent.search import MAX_LINE
+from aegis_tools.control.files import named
 from aegis_tools.errors import StateError
 from aegis_tools.kernel import run
 
@@ -61,7 +62,7 @@ class Files:
         found = self._open()
         if not found:
             raise StateError(
-                "there is no such file of events",
+                f"there is no file of events {named(self._path)}",
                 hint="see the --events-file of aegisbpf run, or leave --file out",
                 detail=str(self._path),
             )
@@ -116,7 +117,7 @@ class Files:
             except OSError as error:
                 _close(found)
                 raise StateError(
-                    "a file of events cannot be read",
+                    f"the file of events {named(path)} cannot be read",
                     hint="run it as root",
                     detail=f"{path}: {error}",
                 ) from error

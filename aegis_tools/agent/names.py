@@ -15,6 +15,9 @@ from aegis_tools.errors import AegisError
 from aegis_tools.kernel.layout import uid_of
 from aegis_tools.paths import Paths
 
+TOO_MANY = "(too many addresses)"
+"""What stands for a rule where a call named more SCTP addresses than are looked through."""
+
 
 class RuleNames:
     """Rule ids by uid.
@@ -71,7 +74,8 @@ class RuleIds:
                     policy = stored_policy(self._store, digest)
                     self._policies[digest] = {uid_of(rule.id): rule.id for rule in policy.rules}
             found |= self._policies.get(digest, {})
-        return found | {uid: manual.id_of(record) for uid, record in by_hand.items()}
+        found |= {uid: manual.id_of(record) for uid, record in by_hand.items()}
+        return found | {0: TOO_MANY}
 
 
 class Places:

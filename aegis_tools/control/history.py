@@ -99,7 +99,7 @@ class History:
             raise StateError(
                 "cannot write the history log",
                 hint="is the disk full or read-only? see: df; then run the command again",
-                detail=str(error),
+                detail=f"{self._path}: {error}",
             ) from error
 
     def check(self) -> None:

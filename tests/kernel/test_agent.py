@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from kernel_support import REPOSITORY
 
+from aegis_tools.agent.names import TOO_MANY, RuleIds, RuleNames
 from aegis_tools.cli.main import run
 from aegis_tools.control import bootclock, fallback, starts
 from aegis_tools.control.confirm import look
@@ -136,6 +137,12 @@ def test_an_agent_that_was_killed_does_not_run_from_that_instant(
     assert found["running"] is False
     agent()
     until(lambda: read_status(paths).agent["running"])
+
+
+@pytest.mark.usefixtures("loaded")
+def test_an_event_without_a_rule_says_why_there_is_none(paths: Paths, pins: Pins) -> None:
+    with Live(pins) as live:
+        assert RuleNames(RuleIds(paths, live).read, time.monotonic).get(0) == TOO_MANY
 
 
 def test_a_reload_opens_its_files_anew_and_loses_no_event(

@@ -109,7 +109,7 @@ def test_following_waits_for_a_file_that_is_not_there_yet(path: Path) -> None:
 
 
 def test_a_missing_file_and_a_link_are_errors(path: Path) -> None:
-    with pytest.raises(StateError, match="no such file"):
+    with pytest.raises(StateError, match="there is no file of events"):
         list(Files(path).batches())
     path.symlink_to("/etc/passwd")
     with pytest.raises(StateError, match="cannot be read"):

@@ -18,8 +18,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis_tools.cli.main import failed, run
-from aegis_tools.cli.output import App
 from aegis_tools.control import files
 from aegis_tools.errors import PolicyError, StateError
 
@@ -166,8 +164,6 @@ def test_full_and_read_only_disks_have_a_hint_of_their_own(target: Path) -> None
 WRITER = """
 import sys
 from pathlib import Path
-from aegis_tools.cli.main import failed, run
-from aegis_tools.cli.output import App
 from aegis_tools.control import files
 from aegis_tools.errors import StateError
 try:
@@ -411,41 +407,3 @@ def test_every_error_knows_the_file_whatever_the_system_says_of_it(target: Path,
     with pytest.raises(StateError) as caught:
         files.ensure_folder(target / "below")
     assert str(target / "below") in caught.value.detail
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("keys", "add", "FILE"),
-        ("policy", "lint", "FILE"),
-        ("policy", "sign", "POLICY", "--key", "FILE", "--serial", "1", "--output", "out"),
-        ("policy", "sign", "POLICY", "--key", "KEY", "--serial", "1", "--output", "FILE/below"),
-        ("keys", "generate", "FILE/below"),
-        ("block", "restore", "FILE"),
-    ],
-)
-@pytest.mark.parametrize("content", [None, "no key, and no policy"])
-def test_what_a_person_named_is_named_in_the_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], content: Any
-) -> None:
-    found, policy = tmp_path / "given", tmp_path / "policy.conf"
-    policy.write_text("version=1\n[deny_port]\n4444:tcp\n")
-    if content:
-        found.write_text(content)
-    assert run(["--root", str(tmp_path / "root"), "keys", "generate", str(tmp_path / "k")]) == 0
-    known = {"FILE": str(found), "POLICY": str(policy), "KEY": str(tmp_path / "k.key")}
-    words = [word.replace("FILE", str(found)) if "/" in word else word for word in command]
-    capsys.readouterr()
-    assert run(["--root", str(tmp_path / "root"), *(known.get(w, w) for w in words)]) > 1
-    out, err = capsys.readouterr()
-    assert str(found) in out + err
-
-
-def test_an_error_nobody_foresaw_names_the_file_as_well(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for kind in (errno.EACCES, errno.EIO):
-        failed(App(), OSError(kind, os.strerror(kind), "/srv/walked\x1b"))
-        assert "/srv/walked\\x1b" in capsys.readouterr().err
-    failed(App(), OSError(errno.EXDEV, "no", "/srv/a", None, "/srv/b"))
-    assert "/srv/a and /srv/b" in capsys.readouterr().err

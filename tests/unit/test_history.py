@@ -108,6 +108,15 @@ def test_a_hostile_line_is_counted_and_passed_over(path: Path, line: bytes) -> N
     assert ([e.time for e in listing.entries], listing.damaged) == ([2, 1], 1)
 
 
+def test_a_full_disk_is_an_error_that_knows_the_file(path: Path) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StateError) as caught:
+        History(path, calls=Calls(write=full)).append(entry(1))
+    assert str(path) in caught.value.detail
+
+
 def test_a_name_with_a_space_of_another_kind_is_told_as_it_is(path: Path) -> None:
     history = History(path)
     history.append(entry(1, note="path:/srv/a\u00a0b\x85"))

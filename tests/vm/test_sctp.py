@@ -81,9 +81,16 @@ def test_one_too_long_to_look_through_is_refused(host: Host, way: str) -> None:
             return allowed(lambda: opened.setsockopt(SCTP, WAYS[way], names))
 
     host.apply(net_rule(Kind.IP, IN4))
-    assert (put(32), put(33)) == (True, False)
+    stat = Stat.CONNECT_BLOCKS if way == "connectx" else Stat.BIND_BLOCKS
+    with host.counted() as counted:
+        assert (put(32), put(33)) == (True, False)
+    assert counted == {Stat.BLOCKS: 1, stat: 1, Stat.EVENTS: 1}
     host.apply(net_rule(Kind.IP, IN4), mode=Mode.AUDIT)
-    assert put(33)
+    with host.counted() as counted:
+        assert put(33)
+    assert counted == {Stat.AUDITS: 1, Stat.EVENTS: 1}
+    told = [(event.hook, event.rule, any(event.addr)) for event in host.events()]
+    assert told == [(CONNECT if way == "connectx" else BIND, 0, False)] * 2
     host.apply()
     assert put(33)
 
@@ -125,8 +132,9 @@ def test_ancillary_data_names_further_ones(host: Host, kind: Kind, target: str) 
         with host.counted() as counted, refused():
             send(*names)
         assert counted == {Stat.BLOCKS: 1, Stat.SEND_BLOCKS: 1, Stat.EVENTS: 1}
-    with refused():
+    with host.counted() as counted, refused():
         send(IN4, empty=32)
+    assert counted == {Stat.BLOCKS: 1, Stat.SEND_BLOCKS: 1, Stat.EVENTS: 1}
 
 
 def test_ancillary_data_names_ipv6_ones(host: Host) -> None:
