@@ -6,7 +6,7 @@ beside rules made by hand, so an apply carries it over and says so (ADR 0013).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from aegis_tools.control import manual
@@ -63,17 +63,36 @@ def look(live: Live, rules: Iterable[str], *, now_ns: int, boot_ns: int) -> list
     Raises:
         PolicyError: One is not live.
     """
+    uids = {uid_of(rule): rule for rule in rules}
+    found = {one.rule: one for one in look_all(live, uids.get, now_ns=now_ns, boot_ns=boot_ns)}
+    for rule in uids.values():
+        if rule not in found:
+            raise no_such(rule)
+    return [found[rule] for rule in uids.values()]
+
+
+def look_all(
+    live: Live, name: Callable[[int], str | None], *, now_ns: int, boot_ns: int
+) -> list[Evidence]:
+    """Return what the kernel counted of every live rule that has a name; see :func:`look`.
+
+    Args:
+        live: The loaded maps.
+        name: Returns the id of a uid; None leaves the rule out.
+        now_ns: Unix time, ns.
+        boot_ns: Boot clock, ns.
+    """
     attributes, hits = live.entries("rules"), live.hits()
     watched = max(now_ns - live.info().applied_ns, 0) / 1e9
     result = []
-    for rule in rules:
-        attribute = attributes.get(uid_key(rule))
-        if attribute is None:
-            raise no_such(rule)
-        blocks, audits, last = hits.get(uid_of(rule), (0, 0, 0))
-        quiet = max(boot_ns - last, 0) / 1e9 if last else None
-        mode = Mode.ENFORCE if RULE_ATTR.unpack(attribute)[0] else Mode.AUDIT
-        result.append(Evidence(rule, mode, audits, blocks, quiet, watched))
+    for key, attribute in attributes.items():
+        uid = int.from_bytes(key, "little")
+        rule = name(uid)
+        if rule is not None:
+            blocks, audits, last = hits.get(uid, (0, 0, 0))
+            quiet = max(boot_ns - last, 0) / 1e9 if last else None
+            mode = Mode.ENFORCE if RULE_ATTR.unpack(attribute)[0] else Mode.AUDIT
+            result.append(Evidence(rule, mode, audits, blocks, quiet, watched))
     return result
 
 
