@@ -137,6 +137,24 @@ def test_what_is_confirmed_stays_beyond_the_deadline_and_comes_back_at_boot(
     assert not can_read(machine.one)
 
 
+def test_a_policy_that_was_clean_for_long_enough_enforces_and_another_does_not(
+    machine: Machine, wall_clock: Callable[[int], None]
+) -> None:
+    machine("policy", "apply", machine.deny_one)
+    apply = ("policy", "apply", machine.deny_one, "--mode", "enforce", "--clean-for")
+    touch(machine.one)
+    machine(*apply, "1h", code=3)
+    time.sleep(2.1)
+    wall_clock(365 * DAY)
+    machine(*apply, "300d", code=3)
+    wall_clock(0)
+    machine("policy", "apply", machine.deny_two, *apply[3:], "0s", code=3)
+    assert can_read(machine.one)
+    time.sleep(2.1)
+    machine(*apply, "2s")
+    assert not can_read(machine.one)
+
+
 def test_a_revert_brings_the_old_policy_back_without_a_gap(machine: Machine) -> None:
     machine("policy", "apply", machine.deny_one, "--mode", "enforce")
     machine("policy", "apply", machine.deny_two, "--no-probe", "--confirm-within", "10m")
