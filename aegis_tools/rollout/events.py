@@ -1,0 +1,137 @@
+"""What a report keeps of a task's result: what is shown, and nothing else.
+
+Pure. Tasks are told apart by the action that they run and its arguments, never by their names.
+Variables, other arguments and the output of commands are left out: they may hold secrets.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ACTIONS = ("aegisbpf_info", "aegisbpf_policy", "aegisbpf_mode", "aegisbpf_gate")
+"""What a report tells about; of any other action only that it failed."""
+TEXT_LIMIT = 600
+PRIVATE = "aegis-ed25519-private"
+HIDDEN = "(hidden: it holds a private key)"
+
+Outcome = Literal["ok", "failed", "unreachable", "look"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One result of one host.
+
+    Attributes:
+        time: When it came, seconds since 1970.
+        host: The inventory's name.
+        action: The module or action plugin, without its collection.
+        state: The task's ``state``, where it has one.
+        outcome: How it went; ``look`` is one try of several.
+        facts: What :func:`facts` keeps.
+    """
+
+    time: float
+    host: str
+    action: str
+    state: str
+    outcome: Outcome
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def events(
+    time: float,
+    host: str,
+    action: str,
+    arguments: Mapping[str, Any],
+    outcome: Outcome,
+    result: Mapping[str, Any],
+) -> Iterator[Event]:
+    """Yield what a result tells: one event, or one for each item of a loop."""
+    name = action.rpartition(".")[2]
+    items = result.get("results")
+    if not isinstance(items, list) or not items:
+        items = [result]
+    for item in items:
+        if not isinstance(item, Mapping) or item.get("skipped"):
+            continue
+        went = outcome
+        if outcome == "failed" and len(items) > 1 and not item.get("failed"):
+            went = "ok"
+        if name in ACTIONS or went in ("failed", "unreachable"):
+            state = arguments.get("state") or ("present" if name == "aegisbpf_policy" else "")
+            yield Event(time, host, name, str(state), went, facts(name, arguments, went, item))
+
+
+def facts(
+    action: str, arguments: Mapping[str, Any], outcome: Outcome, result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is kept of a result."""
+    kept: dict[str, Any] = {"changed": bool(result.get("changed"))}
+    if outcome in ("failed", "unreachable"):
+        kept["msg"] = text(result.get("censored") or result.get("msg") or "no message")
+    if action == "aegisbpf_info" and isinstance(result.get("status"), Mapping):
+        kept["host"] = _host(result["status"])
+    elif action == "aegisbpf_policy" and isinstance(result.get("plan"), Mapping):
+        kept["plan"] = _plan(result["plan"])
+        kept["file"] = text(str(arguments.get("src") or "").rpartition("/")[2])
+        kept["pending"] = bool(result.get("pending"))
+    elif action == "aegisbpf_mode":
+        kept["mode"] = text(arguments.get("mode", ""))
+        kept["was"] = text((_mapping(result.get("diff")).get("before") or "").strip())
+        kept["pending"] = bool(arguments.get("confirm_within"))
+    elif action == "aegisbpf_gate":
+        kept["looks"] = [_look(look) for look in result.get("timeline") or []]
+    return kept
+
+
+def text(value: object, limit: int = TEXT_LIMIT) -> str:
+    """Return a text that is safe to show: no control characters, no key, not without end.
+
+    Characters that are not seen (controls, directions, lone surrogates) are written as ``\\uNNNN``.
+    """
+    raw = str(value)
+    if PRIVATE in raw:
+        return HIDDEN
+    seen = "".join(
+        char
+        if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf", "Cs")
+        else f"\\u{ord(char):04x}"
+        for char in raw[: limit + 1]
+    )
+    return seen if len(raw) <= limit else seen[:limit] + "…"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _host(status: Mapping[str, Any]) -> dict[str, Any]:
+    policy, mode = _mapping(status.get("policy")), _mapping(status.get("mode"))
+    return {
+        "digest": text(policy.get("digest") or ""),
+        "mode": text(mode.get("mode") or ""),
+        "loaded": bool(status.get("loaded")),
+    }
+
+
+def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: text(plan.get(name) or "") for name in ("digest", "before", "after", "mode")},
+        "refreshed": int(plan.get("refreshed") or 0),
+        "changes": [
+            {name: text(change.get(name) or "") for name in ("sign", "rule", "what")}
+            for change in plan.get("changes") or []
+        ],
+    }
+
+
+def _look(look: Mapping[str, Any]) -> dict[str, Any]:
+    counters = _mapping(look.get("counters"))
+    return {
+        "time": float(look.get("time") or 0),
+        "reasons": [text(reason) for reason in look.get("reasons") or []],
+        "counters": {text(name): int(n) for name, n in counters.items() if isinstance(n, int)},
+    }
