@@ -7,11 +7,17 @@ Variables, other arguments and the output of commands are left out: they may hol
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-ACTIONS = ("aegisbpf_info", "aegisbpf_policy", "aegisbpf_mode", "aegisbpf_gate")
+ACTIONS = (
+    "aegisbpf_info",
+    "aegisbpf_policy",
+    "aegisbpf_mode",
+    "aegisbpf_gate",
+    "aegisbpf_undo",
+)
 """What a report tells about; of any other action only that it failed."""
 TEXT_LIMIT = 600
 PRIVATE = "aegis-ed25519-private"
@@ -48,8 +54,22 @@ def events(
     arguments: Mapping[str, Any],
     outcome: Outcome,
     result: Mapping[str, Any],
+    *,
+    delegate: str = "",
+    known: Collection[str] = (),
 ) -> Iterator[Event]:
-    """Yield what a result tells: one event, or one for each item of a loop."""
+    """Yield what a result tells: one event, or one for each item of a loop.
+
+    Args:
+        time: When it came, seconds since 1970.
+        host: Whose task it was.
+        action: The module or action plugin.
+        arguments: The task's, of which only ``state`` and file names are looked at.
+        outcome: How it went.
+        result: What it returned.
+        delegate: Whom it was delegated to; a loop over hosts has one of them as its item.
+        known: The hosts of the play.
+    """
     name = action.rpartition(".")[2]
     items = result.get("results")
     if not isinstance(items, list) or not items:
@@ -62,7 +82,9 @@ def events(
             went = "ok"
         if name in ACTIONS or went in ("failed", "unreachable"):
             state = arguments.get("state") or ("present" if name == "aegisbpf_policy" else "")
-            yield Event(time, host, name, str(state), went, facts(name, arguments, went, item))
+            turns = (item.get("item"), delegate) if delegate else ()
+            whose = next((str(one) for one in turns if one in known), host)
+            yield Event(time, whose, name, str(state), went, facts(name, arguments, went, item))
 
 
 def facts(

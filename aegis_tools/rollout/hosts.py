@@ -9,7 +9,7 @@ from typing import Any
 from aegis_tools.rollout.events import ACTIONS, Event
 
 OUTCOMES = {
-    "unreachable": "could not be reached",
+    "unreachable": "could not be reached: what it was not told to keep it undoes by itself",
     "unconfirmed": "changed, and not confirmed: undoes it by itself when the time is over",
     "failed": "failed before it was changed",
     "rolled-back": "changed, and back as it was",
@@ -22,6 +22,7 @@ OUTCOMES = {
 """How a host may end, what needs a person first."""
 BEHIND = ("unreachable", "unconfirmed", "failed", "rolled-back", "stopped", "untouched")
 """Those that are not where the rollout was to take them."""
+UNDO = ("reverted", "undone")
 
 
 @dataclass
@@ -68,6 +69,8 @@ class Host:
             self._failed(event)
         elif event.action == "aegisbpf_info":
             self.before = self.before or event.facts.get("host")
+        elif event.action == "aegisbpf_undo" or event.state in UNDO:
+            self.reverted = self.reverted or (event.facts["changed"] and self.applied)
         elif event.action == "aegisbpf_policy":
             self._policy(event)
         elif event.action == "aegisbpf_mode":
@@ -89,8 +92,6 @@ class Host:
         changed, plan = event.facts["changed"], event.facts.get("plan")
         if event.state == "confirmed":
             self.confirmed = self.confirmed or changed
-        elif event.state == "reverted":
-            self.reverted = self.reverted or (changed and self.applied)
         elif plan and event.state == "planned":
             self.plan, self.file = plan, event.facts["file"]
             self.same = not (plan["changes"] or plan["refreshed"] or plan["mode"]) and (
@@ -112,11 +113,12 @@ class Host:
         if changed:
             self.applied, self.confirmed, self.reverted = True, not pending, False
 
-    def outcome(self, *, check: bool) -> str:
+    def outcome(self, *, check: bool, well: bool) -> str:
         """Return which of OUTCOMES it is.
 
         Args:
             check: Nothing was to be changed.
+            well: The playbook came to its end: who was not changed had not to be.
         """
         if self.unreachable:
             return "unreachable"
@@ -124,7 +126,7 @@ class Host:
             if self.failure:
                 return "failed"
             if not (self.applied or self.plan):
-                return "stopped" if self.wave else "untouched"
+                return "unchanged" if well else "stopped" if self.wave else "untouched"
             return "unchanged" if self.same else "would-change"
         if self.applied:
             return (
@@ -132,7 +134,7 @@ class Host:
             )
         if self.failure:
             return "failed"
-        if self.same:
+        if self.same or (well and self.started is not None):
             return "unchanged"
         return "stopped" if self.started is not None else "untouched"
 

@@ -69,6 +69,7 @@ def render(report: Mapping[str, Any], *, beside: str = "") -> str:
         result=RESULTS[report["result"]],
         drawn={h["name"]: timeline.draw(h["gate"]["looks"], longest) for h in report["hosts"]},
         box=timeline,
+        telling=("unconfirmed", "unreachable", "stopped"),
         most=MOST_LOOKS,
     )
 
@@ -80,7 +81,7 @@ def digest(text: str) -> str:
 
 def short(value: str | None) -> str:
     """Return the first digits of a digest."""
-    return value[:12] if value else "none"
+    return value[:10] if value else "none"
 
 
 def lasted(seconds: float | None) -> str:

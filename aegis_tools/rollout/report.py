@@ -97,9 +97,12 @@ def build(run: Run, told: Sequence[Event]) -> dict[str, Any]:
 
 def _reason(hosts: Iterable[Host]) -> str | None:
     """Return what failed first: the others mostly follow from it."""
-    failed = [host for host in hosts if host.failed_at is not None]
+    known = list(hosts)
+    failed = [host for host in known if host.failed_at is not None]
     first = min(failed, key=lambda host: host.failed_at or 0.0, default=None)
-    return f"{text(first.name)}: {first.failure}" if first else None
+    if first:
+        return f"{text(first.name)}: {first.failure}"
+    return next((f"{text(host.name)}: {host.note}" for host in known if host.note), None)
 
 
 def moment(seconds: float) -> str:
@@ -131,9 +134,7 @@ class _Changes:
             rules[kind].append({"rule": change["rule"], "what": change["what"]})
         parts = {"before": plan["before"], "after": plan["after"], "mode": plan["mode"], **rules}
         key = json.dumps(parts)
-        entry = self.found.setdefault(
-            key, {"id": f"c{len(self.found) + 1}", "hosts": 0, **parts}
-        )
+        entry = self.found.setdefault(key, {"id": f"c{len(self.found) + 1}", "hosts": 0, **parts})
         entry["hosts"] += 1
         return str(entry["id"])
 
@@ -143,7 +144,7 @@ class _Changes:
 
 
 def _host(host: Host, run: Run, changes: _Changes) -> dict[str, Any]:
-    outcome, plan = host.outcome(check=run.check), host.plan
+    outcome, plan = host.outcome(check=run.check, well=run.result == "ok"), host.plan
     looks = [host.looks[time] for time in sorted(host.looks)]
     ended = host.ended if host.started is not None else None
     return {

@@ -1,4 +1,4 @@
-"""Draw the looks at a host as a small SVG: when, whether it was well, and what it refused. Pure."""
+"""Draw the looks at a host as a small SVG: when, whether it was well, and how often a rule matched. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Timeline(NamedTuple):
 
     Attributes:
         dots: Looks; of many, a part, but all at which something was wrong.
-        line: Points of the polyline of refusals since the first look; empty where there were none.
+        line: Points of the polyline of matches since the first look; empty where there were none.
         label: The same in words, for who cannot see it.
     """
 
@@ -50,18 +50,20 @@ def draw(looks: Sequence[Mapping[str, Any]], longest: float) -> Timeline | None:
     first = _time(looks[0])
     scale = (WIDTH - 2 * MARGIN) / longest if longest > 0 else 0.0
     places = [round(MARGIN + (_time(look) - first) * scale, 1) for look in looks]
-    blocks = [_blocks(look) for look in looks]
+    matches: list[int] = []
+    for look in looks:
+        matches.append(_matches(look, matches[-1] if matches else 0))
     step = max(1, len(looks) // MOST_DOTS)
     dots = [
-        Dot(place, not look["reasons"], _title(look, _time(look) - first, count - blocks[0]))
-        for number, (look, place, count) in enumerate(zip(looks, places, blocks, strict=True))
+        Dot(place, not look["reasons"], _title(look, _time(look) - first, count - matches[0]))
+        for number, (look, place, count) in enumerate(zip(looks, places, matches, strict=True))
         if look["reasons"] or number % step == 0 or number == len(looks) - 1
     ]
-    risen = max(blocks) - blocks[0]
-    heights = [BASE - RISE * max(0, n - blocks[0]) / risen if risen > 0 else BASE for n in blocks]
+    risen = max(matches) - matches[0]
+    heights = [BASE - RISE * max(0, n - matches[0]) / risen if risen > 0 else BASE for n in matches]
     points = [f"{x},{y:.1f}" for x, y in zip(places, heights, strict=True)][::step]
     bad = sum(1 for look in looks if look["reasons"])
-    label = f"{len(looks)} looks in {seconds_of(looks):.0f} s, {bad} not well, {risen} refusals"
+    label = f"{len(looks)} looks in {seconds_of(looks):.0f} s, {bad} not well, {risen} matches"
     return Timeline(dots, " ".join(points) if risen > 0 and len(points) > 1 else "", label)
 
 
@@ -69,11 +71,14 @@ def _time(look: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(str(look["time"]).replace("Z", "+00:00")).timestamp()
 
 
-def _blocks(look: Mapping[str, Any]) -> int:
-    # A host that gave no answer has no counters: as if nothing was refused.
-    return int(look["counters"].get("blocks", 0))
+def _matches(look: Mapping[str, Any], otherwise: int) -> int:
+    # A host that gave no answer has no counters: as many as at the look before.
+    counters = look["counters"]
+    return (
+        int(counters["blocks"] + counters.get("audits", 0)) if "blocks" in counters else otherwise
+    )
 
 
-def _title(look: Mapping[str, Any], after: float, blocks: int) -> str:
+def _title(look: Mapping[str, Any], after: float, matches: int) -> str:
     told = "; ".join(look["reasons"]) or "well"
-    return f"after {after:.0f} s: {told}" + (f", {blocks} refused" if blocks > 0 else "")
+    return f"after {after:.0f} s: {told}" + (f", {matches} matches" if matches > 0 else "")

@@ -114,7 +114,7 @@ class CallbackModule(CallbackBase):
         variables = manager.get_vars(play=play)
         names = [str(name) for name in variables.get("ansible_play_hosts_all", [])]
         batch = [str(name) for name in variables.get("ansible_play_batch", [])]
-        if not names:
+        if all(name in LOCAL for name in names):
             return
         host = manager._inventory.get_host(batch[0] if batch else names[0])
         variables = manager.get_vars(play=play, host=host)
@@ -175,17 +175,16 @@ class CallbackModule(CallbackBase):
 
         if self.run is None:
             return
-        fields = result._task_fields
-        host, delegate = result._host.get_name(), fields.get("delegate_to")
-        if delegate and str(delegate) not in LOCAL:
-            host = str(delegate)
+        fields, task = result._task_fields, result._task
         self.events += events(
             time.time(),
-            host,
-            str(result._task.action),
+            result._host.get_name(),
+            str(task.action),
             fields.get("args") or {},
             outcome,
             result._result,
+            delegate=str(fields.get("delegate_to") or task.delegate_to or ""),
+            known=self.run.names,
         )
 
     def _interrupted(self):
