@@ -51,10 +51,10 @@ def events(
     time: float,
     host: str,
     action: str,
+    *,
     arguments: Mapping[str, Any],
     outcome: Outcome,
     result: Mapping[str, Any],
-    *,
     delegate: str = "",
     known: Collection[str] = (),
 ) -> Iterator[Event]:

@@ -122,21 +122,16 @@ class Host:
         """
         if self.unreachable:
             return "unreachable"
-        if check:
-            if self.failure:
-                return "failed"
-            if not (self.applied or self.plan):
-                return "unchanged" if well else "stopped" if self.wave else "untouched"
-            return "unchanged" if self.same else "would-change"
-        if self.applied:
-            return (
-                "rolled-back" if self.reverted else "changed" if self.confirmed else "unconfirmed"
-            )
+        if self.applied and not check:
+            kept = "changed" if self.confirmed else "unconfirmed"
+            return "rolled-back" if self.reverted else kept
         if self.failure:
             return "failed"
+        if check and not self.same and (self.applied or self.plan):
+            return "would-change"
         if self.same or (well and self.started is not None):
             return "unchanged"
-        return "stopped" if self.started is not None else "untouched"
+        return "untouched" if self.started is None else "stopped"
 
 
 def follow(

@@ -1,4 +1,4 @@
-"""Draw the looks at a host as a small SVG: when, whether it was well, and how often a rule matched. Pure."""
+"""Draw the looks at a host: when, whether it was well, and how often a rule matched. Pure."""
 
 from __future__ import annotations
 

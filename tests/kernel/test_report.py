@@ -37,8 +37,8 @@ class Controller:
             (folder / f"{name}.yaml").write_text(
                 f"version: 1\nrules:\n  - {{id: {name}, path: /srv/{name}}}\n"
             )
-            self._aegisbpf("policy", "sign", str(folder / f"{name}.yaml"), "--key",
-                           str(folder / "ops.key"), "--output", str(folder / f"{name}.bundle"))  # fmt: skip
+            out = ("--key", str(folder / "ops.key"), "--output", str(folder / f"{name}.bundle"))
+            self._aegisbpf("policy", "sign", str(folder / f"{name}.yaml"), *out)
 
     def _aegisbpf(self, *words: str) -> None:
         subprocess.run([BIN / "aegisbpf", "--json", *words], check=True, capture_output=True)

@@ -60,7 +60,9 @@ class Story:
     ) -> None:
         """Tell one result."""
         self.now += 0.5
-        self.told += events(self.now, host, action, arguments, outcome, result)
+        self.told += events(
+            self.now, host, action, arguments=arguments, outcome=outcome, result=result
+        )
 
     def planned(self, host: str, found: Mapping[str, Any] | None = None) -> None:
         """Ask the host and plan."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from report_support import NEW, OLD, Story, a_failure, plan
 
 from aegis_tools.rollout import report as module
-from aegis_tools.rollout.events import HIDDEN, events, text
+from aegis_tools.rollout.events import HIDDEN, Event, Outcome, events, text
 
 SCHEMA = json.loads(Path(module.__file__).with_name("report.schema.json").read_text())
 
@@ -186,28 +186,37 @@ def test_tries_of_one_task_are_looks_and_no_failures() -> None:
     assert len(hosts["h1"]["gate"]["looks"]) == 2
 
 
+def heard(action: str, result: dict[str, Any], outcome: Outcome = "ok", **more: Any) -> list[Event]:
+    arguments = more.pop("arguments", {})
+    return list(
+        events(1.0, "h9", action, arguments=arguments, outcome=outcome, result=result, **more)
+    )
+
+
 def test_items_of_a_loop_are_results_each() -> None:
     line = {"time": 5.0, "reasons": ["slow"], "counters": {"blocks": 1}}
-    items = [{"timeline": [{**line, "reasons": []}]}, {"timeline": [line], "failed": True,
-              "msg": "gate: slow"}, {"skipped": True}]  # fmt: skip
-    found = list(events(1.0, "h1", "aegisbpf_gate", {}, "failed", {"results": items, "msg": "x"}))
+    well = {"timeline": [{**line, "reasons": []}]}
+    sick = {"timeline": [line], "failed": True, "msg": "gate: slow"}
+    told = {"results": [well, sick, {"skipped": True}], "msg": "One or more items failed"}
+    found = heard("aegisbpf_gate", told, "failed")
     assert [event.outcome for event in found] == ["ok", "failed"]
     assert found[1].facts["msg"] == "gate: slow"
 
 
 def test_what_one_host_does_for_others_is_theirs() -> None:
+    known = ["h1", "h2", "h9"]
     items = [{"item": "h1", "changed": True}, {"item": "h2", "failed": True, "msg": "drift"}]
-    found = events(1.0, "h9", "aegisbpf_undo", {}, "failed", {"results": items, "msg": "x"},
-                   delegate="{{ item }}", known=["h1", "h2", "h9"])  # fmt: skip
+    told = {"results": items, "msg": "One or more items failed"}
+    found = heard("aegisbpf_undo", told, "failed", delegate="{{ item }}", known=known)
     assert [(e.host, e.outcome) for e in found] == [("h1", "ok"), ("h2", "failed")]
-    [one] = events(1.0, "h9", "aegisbpf_undo", {}, "ok", {}, delegate="h1", known=["h1", "h9"])
+    [one] = heard("aegisbpf_undo", {}, delegate="h1", known=known)
     assert one.host == "h1"
-    [own] = events(1.0, "h9", "aegisbpf_info", {}, "ok", {}, delegate="localhost", known=["h9"])
+    [own] = heard("aegisbpf_info", {}, delegate="localhost", known=known)
     assert own.host == "h9"
 
 
 def test_a_module_of_a_collection_is_known_by_its_last_name() -> None:
-    [event] = events(1.0, "h1", "our.fleet.aegisbpf_policy", {"state": "confirmed"}, "ok", {})
+    [event] = heard("our.fleet.aegisbpf_policy", {}, arguments={"state": "confirmed"})
     assert (event.action, event.state) == ("aegisbpf_policy", "confirmed")
 
 

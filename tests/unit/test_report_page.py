@@ -1,4 +1,4 @@
-"""The report's page, in a real browser without a network: what it shows, and what it lets happen."""
+"""The report's page, in a browser without a network: what it shows, and what it lets happen."""
 
 from __future__ import annotations
 

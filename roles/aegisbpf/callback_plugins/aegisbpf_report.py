@@ -180,9 +180,9 @@ class CallbackModule(CallbackBase):
             time.time(),
             result._host.get_name(),
             str(task.action),
-            fields.get("args") or {},
-            outcome,
-            result._result,
+            arguments=fields.get("args") or {},
+            outcome=outcome,
+            result=result._result,
             delegate=str(fields.get("delegate_to") or task.delegate_to or ""),
             known=self.run.names,
         )
