@@ -173,7 +173,7 @@ class CallbackModule(CallbackBase):
     def _take(self, result, outcome):
         from aegis_tools.rollout.events import events
 
-        if self.run is None:
+        if self.files is None:
             return
         fields, task = result._task_fields, result._task
         self.events += events(
