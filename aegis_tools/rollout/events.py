@@ -21,6 +21,8 @@ ACTIONS = (
 """What a report tells about; of any other action only that it failed."""
 TEXT_LIMIT = 600
 PRIVATE = "aegis-ed25519-private"
+NOT_CLEAN = "not_clean"
+"""How the program refuses to enforce on a host that has not been clean in audit for long enough."""
 HIDDEN = "(hidden: it holds a private key)"
 
 Outcome = Literal["ok", "failed", "unreachable", "look"]
@@ -77,14 +79,19 @@ def events(
     for item in items:
         if not isinstance(item, Mapping) or item.get("skipped"):
             continue
-        went = outcome
-        if outcome == "failed" and len(items) > 1 and not item.get("failed"):
-            went = "ok"
+        went = outcome if len(items) == 1 else _of_item(item, outcome)
         if name in ACTIONS or went in ("failed", "unreachable"):
             state = arguments.get("state") or ("present" if name == "aegisbpf_policy" else "")
             turns = (item.get("item"), delegate) if delegate else ()
             whose = next((str(one) for one in turns if one in known), host)
             yield Event(time, whose, name, str(state), went, facts(name, arguments, went, item))
+
+
+def _of_item(item: Mapping[str, Any], outcome: Outcome) -> Outcome:
+    """Return how one turn of a loop went; what fails in a loop that may fail is no failure."""
+    if item.get("unreachable"):
+        return "unreachable"
+    return "failed" if item.get("failed") and outcome == "failed" else "ok"
 
 
 def facts(
@@ -94,6 +101,8 @@ def facts(
     kept: dict[str, Any] = {"changed": bool(result.get("changed"))}
     if outcome in ("failed", "unreachable"):
         kept["msg"] = text(result.get("censored") or result.get("msg") or "no message")
+    if result.get("error") == NOT_CLEAN:
+        kept["straggler"] = text(result.get("msg") or "not clean")
     if action == "aegisbpf_info" and isinstance(result.get("status"), Mapping):
         kept["host"] = _host(result["status"])
     elif action == "aegisbpf_policy" and isinstance(result.get("plan"), Mapping):

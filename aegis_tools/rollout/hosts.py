@@ -13,6 +13,7 @@ OUTCOMES = {
     "unconfirmed": "changed, and not confirmed: undoes it by itself when the time is over",
     "failed": "failed before it was changed",
     "rolled-back": "changed, and back as it was",
+    "straggler": "not ready for it yet: left as it is",
     "stopped": "in a wave that was stopped before it was changed",
     "untouched": "not touched",
     "would-change": "would be changed",
@@ -20,7 +21,15 @@ OUTCOMES = {
     "unchanged": "was as it should be",
 }
 """How a host may end, what needs a person first."""
-BEHIND = ("unreachable", "unconfirmed", "failed", "rolled-back", "stopped", "untouched")
+BEHIND = (
+    "unreachable",
+    "unconfirmed",
+    "failed",
+    "rolled-back",
+    "straggler",
+    "stopped",
+    "untouched",
+)
 """Those that are not where the rollout was to take them."""
 UNDO = ("reverted", "undone")
 
@@ -50,6 +59,7 @@ class Host:
     failed_at: float | None = None
     note: str = ""
     unreachable: bool = False
+    straggler: bool = False
     same: bool = False
     applied: bool = False
     confirmed: bool = False
@@ -59,6 +69,8 @@ class Host:
         """Learn from the next event."""
         if event.action in ACTIONS and event.outcome != "unreachable":
             self.started = event.time if self.started is None else self.started
+            # Who answers after all is there; a gate is the controller's.
+            self.unreachable = self.unreachable and event.action == "aegisbpf_gate"
         self.ended = event.time
         for look in event.facts.get("looks", ()):
             self.looks[look["time"]] = look
@@ -67,6 +79,8 @@ class Host:
             self._because(event)
         elif event.outcome == "failed":
             self._failed(event)
+        elif "straggler" in event.facts:
+            self.straggler, self.note = True, event.facts["straggler"]
         elif event.action == "aegisbpf_info":
             self.before = self.before or event.facts.get("host")
         elif event.action == "aegisbpf_undo" or event.state in UNDO:
@@ -78,8 +92,10 @@ class Host:
 
     def _failed(self, event: Event) -> None:
         message = event.facts["msg"]
-        # A rescue ends with a word to every host of the wave, whoever of them failed.
-        if event.action == "fail" or self.started is None:
+        # A rescue ends with a word to every host of the wave, whoever of them failed; and what is
+        # refused before a host was asked, or after it was done, is the rollout's, not its own.
+        word = event.action == "fail" or (event.action == "assert" and self.confirmed)
+        if word or self.started is None:
             self.note = self.note or message
         else:
             self._because(event)
@@ -125,8 +141,8 @@ class Host:
         if self.applied and not check:
             kept = "changed" if self.confirmed else "unconfirmed"
             return "rolled-back" if self.reverted else kept
-        if self.failure:
-            return "failed"
+        if self.failure or self.straggler:
+            return "failed" if self.failure else "straggler"
         if check and not self.same and (self.applied or self.plan):
             return "would-change"
         if self.same or (well and self.started is not None):

@@ -21,6 +21,7 @@ TONES = {
     "unconfirmed": "bad",
     "failed": "bad",
     "rolled-back": "warn",
+    "straggler": "warn",
     "stopped": "idle",
     "untouched": "idle",
     "would-change": "info",

@@ -102,7 +102,8 @@ def _reason(hosts: Iterable[Host]) -> str | None:
     first = min(failed, key=lambda host: host.failed_at or 0.0, default=None)
     if first:
         return f"{text(first.name)}: {first.failure}"
-    return next((f"{text(host.name)}: {host.note}" for host in known if host.note), None)
+    noted = (host for host in known if host.note and not host.straggler)
+    return next((f"{text(host.name)}: {host.note}" for host in noted), None)
 
 
 def moment(seconds: float) -> str:

@@ -83,6 +83,43 @@ def test_a_host_that_was_cut_off_is_unreachable_whatever_it_was_told_before() ->
     assert hosts["h1"]["failure"] == "gate: no new connection: nobody can log in"
 
 
+def test_a_host_that_answers_after_all_is_not_unreachable() -> None:
+    story = Story("h1")
+    story.wave("h1")
+    story.planned("h1")
+    story.applied("h1")
+    lost = {"unreachable": True, "msg": "timed out"}
+    story.tell("h1", "aegisbpf_info", lost, outcome="unreachable")
+    story.tell("h1", "aegisbpf_undo", {"changed": True})
+    hosts = valid(story.report("failed"))
+    assert (hosts["h1"]["outcome"], hosts["h1"]["failure"]) == ("rolled-back", "timed out")
+
+
+def test_a_straggler_is_told_apart_and_is_no_failure() -> None:
+    story = Story("h1", "h2")
+    story.wave("h1", "h2")
+    told = {"changed": False, "error": "not_clean", "msg": "secrets matched 2 h ago"}
+    for name in ("h1", "h2"):
+        story.tell(name, "aegisbpf_info", {"status": {"loaded": True}})
+    story.tell("h1", "aegisbpf_policy", told, state="planned", src="web.bundle")
+    story.planned("h2")
+    story.applied("h2")
+    story.settled("h2", "confirmed")
+    report = story.report()
+    assert outcomes(report) == {"h1": "straggler", "h2": "changed"}
+    assert report["summary"]["behind"] == ["h1"]
+    assert (report["reason"], report["hosts"][0]["note"]) == (None, "secrets matched 2 h ago")
+
+
+def test_a_rollout_that_nobody_let_go_on_is_no_failure_of_a_host_that_is_done() -> None:
+    story = Story("h1", "h2")
+    story.went_well("h1")
+    story.tell("h1", "ansible.builtin.assert", {"msg": "nobody said yes"}, outcome="failed")
+    report = story.report("failed")
+    assert outcomes(report) == {"h1": "changed", "h2": "untouched"}
+    assert report["reason"] == "h1: nobody said yes"
+
+
 def test_an_interrupt_leaves_hosts_unconfirmed_and_others_stopped() -> None:
     story = Story("h1", "h2", "h3")
     story.wave("h1", "h2")
@@ -209,6 +246,9 @@ def test_what_one_host_does_for_others_is_theirs() -> None:
     told = {"results": items, "msg": "One or more items failed"}
     found = heard("aegisbpf_undo", told, "failed", delegate="{{ item }}", known=known)
     assert [(e.host, e.outcome) for e in found] == [("h1", "ok"), ("h2", "failed")]
+    told["results"][0] = {"item": "h1", "unreachable": True, "msg": "timed out"}
+    found = heard("aegisbpf_undo", told, "unreachable", delegate="{{ item }}", known=known)
+    assert [(e.host, e.outcome) for e in found] == [("h1", "unreachable"), ("h2", "ok")]
     [one] = heard("aegisbpf_undo", {}, delegate="h1", known=known)
     assert one.host == "h1"
     [own] = heard("aegisbpf_info", {}, delegate="localhost", known=known)
