@@ -150,7 +150,9 @@ def _host(status: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{name: text(plan.get(name) or "") for name in ("digest", "before", "after", "mode")},
+        **{name: text(plan.get(name) or "") for name in ("digest", "before", "after")},
+        # As the plan says it: audit → enforce.
+        "mode": text(plan.get("mode") or "").rpartition(" ")[2],
         "refreshed": int(plan.get("refreshed") or 0),
         "changes": [
             {name: text(change.get(name) or "") for name in ("sign", "rule", "what")}

@@ -115,6 +115,7 @@ def test_a_rollout_that_went_well_is_reported(controller: Controller) -> None:
     assert [rule["rule"] for rule in report["changes"][0]["added"]] == ["one"]
     assert all(host["gate"]["passed"] for host in report["hosts"])
     assert report["settings"]["aegisbpf_waves"] == [1, "100%"]
+    assert report["hosts"][0]["mode"] == {"before": "audit", "target": "audit", "after": "audit"}
     key = (controller.folder / "ops.key").read_text().split()[-1]
     for path in controller.reports.iterdir():
         assert key not in path.read_text()

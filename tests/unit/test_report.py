@@ -208,6 +208,21 @@ def test_a_mode_is_a_change_too() -> None:
     assert hosts["h1"]["mode"] == {"before": "audit", "target": "enforce", "after": "enforce"}
 
 
+def test_a_promotion_says_from_which_mode_to_which() -> None:
+    story = Story("h1")
+    story.wave("h1")
+    found = plan(NEW, NEW, mode="audit → enforce")
+    story.planned("h1", found)
+    told = {"changed": True, "plan": found, "digest": NEW, "pending": {"action": "mode"}}
+    story.tell("h1", "aegisbpf_policy", told, src="dist/web.bundle", mode="enforce")
+    story.settled("h1", "confirmed")
+    report = story.report()
+    hosts = valid(report)
+    assert (hosts["h1"]["outcome"], hosts["h1"]["change"]) == ("changed", "c1")
+    assert hosts["h1"]["mode"] == {"before": "audit", "target": "enforce", "after": "enforce"}
+    assert report["changes"][0]["mode"] == "enforce"
+
+
 def test_tries_of_one_task_are_looks_and_no_failures() -> None:
     story = Story("h1")
     story.wave("h1")
