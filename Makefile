@@ -13,7 +13,7 @@ KERNELS := 5.10 6.1 6.12 7.2
 
 help:
 	@printf '%s\n' \
-	    'make demo    the main job, on a kernel of its own, in about two minutes' \
+	    'make demo    the main job, on a machine of its own, by the playbooks of a fleet' \
 	    'make test    everything: linters, unit, kernel, machine and system tests' \
 	    'make check   linters and types, in under a minute' \
 	    'make unit    tests that need no privilege' \

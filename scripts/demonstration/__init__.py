@@ -1,1 +1,1 @@
-"""The demo: ``show`` prints and checks commands, ``host`` is the part inside the machine."""
+"""The demo: ``show`` checks commands, ``place`` makes a controller, ``story`` is what is told."""

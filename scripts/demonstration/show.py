@@ -44,7 +44,7 @@ class Show:
             What it printed.
         """
         print(self.paint(f"$ {command}", BOLD), flush=True)
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["/bin/bash", "-o", "pipefail", "-c", command],
             cwd=self.directory,
             env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
@@ -52,13 +52,18 @@ class Show:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
         )
-        print(done.stdout, end="", flush=True)
-        as_told = done.returncode == status if status is not None else done.returncode != 0
-        self.check(as_told, f"status {done.returncode}, told was {status}")
-        self.check(says in done.stdout, f"the output does not say {says!r}")
-        return done.stdout
+        told = ""
+        with process:
+            # A playbook takes its time: each line is shown when it comes.
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                told += line
+        status_now = process.returncode
+        as_told = status_now == status if status is not None else status_now != 0
+        self.check(as_told, f"status {status_now}, told was {status}")
+        self.check(says in told, f"the output does not say {says!r}")
+        return told
 
     def check(self, held: object, otherwise: str) -> None:
         """Count and print what is not as told."""

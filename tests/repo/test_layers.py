@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "kernel": {"errors", "paths", "kernel"},
     "control": {"errors", "paths", "policy", "kernel", "control"},
     "agent": {"errors", "paths", "policy", "kernel", "control", "agent", "__version__"},
-    "rollout": set[str](),
+    "rollout": {"rollout"},
     "cli": {"errors", "paths", "policy", "kernel", "control", "agent", "cli", "__version__"},
     "__main__": {"cli"},
     "__init__": set[str](),

@@ -71,6 +71,8 @@ def test_a_wheel_holds_the_objects_and_their_sums(wheel: Path) -> None:
     found = {Path(name).name for name in names if name.startswith("aegis_tools/objects/")}
     assert found == OBJECTS
     assert "aegis_tools/agent/event.schema.json" in names
+    page = {f"aegis_tools/rollout/page.{kind}" for kind in ("css", "html.j2", "js")}
+    assert {"aegis_tools/rollout/report.schema.json", *page} <= set(names)
 
 
 @pytest.mark.parametrize("name", ["aegisbpf", "aegis-tools"])
