@@ -52,7 +52,7 @@ def _get(url: str, query: str, headers: Mapping[str, str], timeout: float) -> st
         with error:
             return f"Prometheus: {_error(error.read(MAX_ANSWER)) or error}"
     except (OSError, ValueError) as error:
-        return f"Prometheus does not answer: {error}"
+        return f"Prometheus did not answer: {error}"
     except Exception as error:  # http.client's own have no common base with the above
         return f"Prometheus gave no answer: {error!r}"
     if len(data) > MAX_ANSWER:
