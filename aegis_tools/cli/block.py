@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aegis_tools.cli import types
-from aegis_tools.cli.editing import add_rules, editing, file_target, gone_text, record, show_rows
+from aegis_tools.cli.editing import (
+    add_rules,
+    begin,
+    editing,
+    file_target,
+    gone_text,
+    record,
+    remove_rows,
+    show_rows,
+)
 from aegis_tools.cli.output import App, plain
 from aegis_tools.errors import PolicyError, UsageError
 from aegis_tools.policy.model import MAX_DEPTH, OPEN_OPS, Kind, Mode, Op, Rule, Signal
@@ -66,6 +75,7 @@ def _build_add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"directories only: levels below that are covered, 1 to {MAX_DEPTH}",
     )  # fmt: skip
     _dry_run(command)
+    types.add_confirm_within(command)
     command.set_defaults(run=add)
 
 
@@ -78,6 +88,7 @@ def _build_del(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _targets(command, ", D:I, or - for one a line on stdin")
     command.add_argument("--missing-ok", action="store_true", help="no rule is no error")
     _dry_run(command)
+    types.add_confirm_within(command)
     command.set_defaults(run=delete)
 
 
@@ -191,7 +202,7 @@ def make_rules(arguments: argparse.Namespace) -> list[Rule]:
 def add(app: App, arguments: argparse.Namespace) -> int:
     """Deny files by hand."""
     rules = make_rules(arguments)
-    return add_rules(app, "block add", rules, dry_run=arguments.dry_run)
+    return add_rules(app, "block add", rules, arguments)
 
 
 def delete(app: App, arguments: argparse.Namespace) -> int:
@@ -199,15 +210,15 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
     from aegis_tools.control.rows import list_rows
 
     targets = [target for _, target in _given(arguments)]
+    types.check_forced(arguments)
     with editing(app, "block del") as editor:
-        if not arguments.dry_run:
-            editor.heal()
+        begin(app, editor, arguments)
         gone = list_rows(editor.live, editor.names, FILE_KINDS, set(targets))
         missing = _missing(editor, targets, gone)
         near = _near(editor, missing)
-        if gone and not arguments.dry_run:
-            editor.remove({row.uid for row in gone})
-            record(app, "block del", {"removed": len(gone)}, ", ".join(r.rule for r in gone))
+        if arguments.confirm_within and missing and not arguments.missing_ok:
+            raise _nothing_for(missing, near, [], {"missing": missing})
+        more = remove_rows(app, editor, "block del", gone, arguments)
         problem = editor.names.problem
     data = {
         "changed": bool(gone),
@@ -215,10 +226,11 @@ def delete(app: App, arguments: argparse.Namespace) -> int:
         "removed": [row.to_dict() for row in gone],
         "missing": missing,
         "note": problem,
+        **more,
     }
     if missing and not arguments.missing_ok:
         raise _nothing_for(missing, near, gone, data)
-    app.show(data, lambda: gone_text(gone, dry_run=arguments.dry_run))
+    app.show(data, lambda: gone_text(gone, dry_run=arguments.dry_run, pending=bool(more)))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from aegis_tools.cli.output import App
@@ -14,7 +14,7 @@ from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
 from aegis_tools.control.pending import Pending
 from aegis_tools.control.posture import read_posture
-from aegis_tools.control.staging import Staged
+from aegis_tools.control.staging import Staged, stage_records
 from aegis_tools.errors import NotLoadedError
 from aegis_tools.kernel.pins import Pins
 
@@ -93,3 +93,37 @@ def tell_staged(app: App, staged: Staged) -> dict[str, Any]:
         )
     facts = control.describe(staged.pending, boot_ns())
     return {"pending": facts, "timer": not staged.no_timer, "no_timer": staged.no_timer}
+
+
+def edit_until(
+    app: App,
+    live: Live,
+    arguments: argparse.Namespace,
+    change: Callable[[], object],
+    keys: Collection[int],
+    *,
+    back: Collection[int] = (),
+    action: str,
+    note: str,
+) -> dict[str, Any]:
+    """Edit rules by hand until the change is confirmed; return what ``--json`` says of it.
+
+    The caller holds the lock and has settled; see ``staging.stage_records``.
+
+    Raises:
+        ProbeError: Afterwards nobody could log in any more, or the like; the change is undone.
+    """
+    from aegis_tools.cli import probing
+
+    worked = probing.before(app, live, arguments, None)
+    staged = stage_records(
+        app.paths,
+        live,
+        change,
+        keys,
+        back=back,
+        within=arguments.confirm_within,
+        action=action,
+        note=note,
+    )
+    return {**tell_staged(app, staged), **probing.after(app, live, worked)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from aegis_tools.cli import types
 from aegis_tools.cli.output import App, plain
 from aegis_tools.cli.reading import read_live
 from aegis_tools.control import capacity
@@ -16,11 +18,13 @@ from aegis_tools.control.files import ensure_folder
 from aegis_tools.control.history import Entry, History
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
-from aegis_tools.control.lockout.check import check_added
+from aegis_tools.control.lockout.check import check_added, refuse
+from aegis_tools.control.manual import mode_key
 from aegis_tools.control.names import Names
 from aegis_tools.control.posture import read_posture
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.kernel.inode_keys import Identifier
+from aegis_tools.kernel.layout import uid_of
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.model import Kind, Mode, Policy, Rule
 from aegis_tools.policy.targets import canonical
@@ -32,10 +36,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+UNCONFIRMED = "UNCONFIRMED, keep it: aegisbpf policy confirm"
+
 
 @contextlib.contextmanager
-def editing(app: App, command: str) -> Iterator[Editor]:
-    """Hold the lock and yield an editor of what is live."""
+def editing(app: App, command: str, *, forced: bool = False) -> Iterator[Editor]:
+    """Hold the lock and yield an editor of what is live.
+
+    Args:
+        app: The command's.
+        command: Who holds the lock.
+        forced: Leave the lockout proof out.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(app.paths.lock, command=command))
         live = stack.enter_context(Live(Pins(app.paths.pins)))
@@ -45,7 +57,7 @@ def editing(app: App, command: str) -> Iterator[Editor]:
             lambda: stack.enter_context(Identifier(live.pins)),
             now_ns=time.time_ns(),
             by=os.getuid(),
-            check=lambda rules, identify: check_added(app.paths, rules, identify),
+            check=lambda rules, identify: [] if forced else check_added(app.paths, rules, identify),
         )
 
 
@@ -135,14 +147,33 @@ def added_line(one: Added, note: str, *, dry_run: bool, refused: bool = False) -
     return text + "".join(f" ({plain(problem.message)})" for problem in one.problems)
 
 
-def add_rules(app: App, command: str, rules: Sequence[Rule], *, dry_run: bool) -> int:
+def begin(app: App, editor: Editor, arguments: argparse.Namespace) -> None:
+    """Put right what others left, before anything is looked at. A dry run changes nothing.
+
+    Raises:
+        UnconfirmedError: This change is to be confirmed, and another waits.
+    """
+    if arguments.dry_run:
+        return
+    if arguments.confirm_within:
+        from aegis_tools.control.hostmode import settle_first
+
+        settle_first(app.paths, editor.live)
+    editor.heal()
+
+
+def add_rules(app: App, command: str, rules: Sequence[Rule], arguments: argparse.Namespace) -> int:
     """Make rules by hand live and print what became of each; at least one, all of one mode."""
-    with editing(app, command) as editor:
-        done = editor.add(rules, dry_run=dry_run)
+    dry_run, more = arguments.dry_run, dict[str, Any]()
+    types.check_forced(arguments)
+    with editing(app, command, forced=arguments.i_know) as editor:
+        begin(app, editor, arguments)
+        later = dry_run or bool(arguments.confirm_within)
+        done = editor.add(rules, dry_run=later)
         note = audit_note(editor.live, rules[0].mode)
         made = [one for one in done if one.state in ("added", "changed")]
         if made and not dry_run:
-            record(app, command, {"added": len(made)}, ", ".join(one.rule.id for one in made))
+            more = _keep(app, editor, command, made, arguments)
     data = {
         "changed": bool(made),
         "dry_run": dry_run,
@@ -150,6 +181,7 @@ def add_rules(app: App, command: str, rules: Sequence[Rule], *, dry_run: bool) -
         "problems": warn(app, rules),
         "refusals": warn_of_lockouts(app, editor.refusals),
         "rules": [_added_dict(one) for one in done],
+        **more,
     }
     refused = {found.rule for found in editor.refusals if dry_run and found.enforce}
     app.show(
@@ -160,7 +192,58 @@ def add_rules(app: App, command: str, rules: Sequence[Rule], *, dry_run: bool) -
     )
     if note and made and not app.json:
         app.note(note)
+    if more and not app.json:
+        app.note(UNCONFIRMED)
     return 0
+
+
+def _keep(
+    app: App, editor: Editor, command: str, made: list[Added], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Record rules that were added; or add them now, until that is confirmed."""
+    note = ", ".join(one.rule.id for one in made)
+    if not arguments.confirm_within:
+        record(app, command, {"added": len(made)}, note)
+        return {}
+    from aegis_tools.cli.confirm import edit_until
+
+    refuse(editor.refusals)
+    rules = [one.rule for one in made]
+    return edit_until(
+        app,
+        editor.live,
+        arguments,
+        lambda: editor.add(rules),
+        {uid_of(rule.id) for rule in rules},
+        action=command,
+        note=note + (f" ({types.FORCE})" if arguments.i_know else ""),
+    )
+
+
+def remove_rows(
+    app: App, editor: Editor, command: str, gone: Sequence[Row], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Remove the rules of rows, for good or until that is confirmed."""
+    uids, note = {row.uid for row in gone}, ", ".join(row.rule for row in gone)
+    if not gone or arguments.dry_run:
+        return {}
+    if not arguments.confirm_within:
+        editor.remove(uids)
+        record(app, command, {"removed": len(gone)}, note)
+        return {}
+    from aegis_tools.cli.confirm import edit_until
+
+    modes = {int.from_bytes(mode_key(row.rule), "little") for row in gone}
+    return edit_until(
+        app,
+        editor.live,
+        arguments,
+        lambda: editor.remove(uids),
+        uids | modes,
+        back=uids,
+        action=command,
+        note=note,
+    )
 
 
 def _added_dict(one: Added) -> dict[str, object]:
@@ -173,12 +256,14 @@ def _added_dict(one: Added) -> dict[str, object]:
     }
 
 
-def gone_text(gone: Iterable[Row], *, dry_run: bool) -> str:
+def gone_text(gone: Iterable[Row], *, dry_run: bool, pending: bool = False) -> str:
     """Return a line for each row that a ``del`` removed, and whether the policy still has one."""
     verb = "dry run, would remove" if dry_run else "removed"
     lines = [f"{verb}: {plain(row.target)} ({plain(row.rule)})" for row in gone]
     if any(row.source == "policy" for row in gone):
         lines.append("the policy still has it: the next apply brings it back (drift until then)")
+    if pending:
+        lines.append(UNCONFIRMED)
     return "\n".join(lines or ["nothing to remove"])
 
 

@@ -55,7 +55,11 @@ def build(parser: argparse.ArgumentParser) -> None:
         epilog="example: aegisbpf keys remove 3f2a9c01",
     )
     command.add_argument("keyid", metavar="KEYID", help="the id or its first 8 or more digits")
-    command.add_argument("--force", action="store_true", help="even if too few keys remain for any policy, or for the current one")
+    command.add_argument(
+        "--force",
+        action="store_true",
+        help="even if too few keys remain for any policy, or for the current one",
+    )
     command.add_argument("--dry-run", action="store_true", help="say what would be done")
     command.set_defaults(run=remove)
     _trust_parser(commands)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from aegis_tools.cli.editing import add_rules, editing, gone_text, record, show_rows, target_of
+from aegis_tools.cli import types
+from aegis_tools.cli.editing import (
+    add_rules,
+    begin,
+    editing,
+    gone_text,
+    record,
+    remove_rows,
+    show_rows,
+    target_of,
+)
 from aegis_tools.cli.output import App, table
 from aegis_tools.control.manual import manual_rule
 from aegis_tools.control.merge import NETWORK_MAPS
@@ -74,6 +84,7 @@ def _targets(command: argparse.ArgumentParser) -> None:
         "--protocol", choices=("tcp", "udp", "any"), help="for --port and --ip-port (default: any)"
     )
     command.add_argument("--dry-run", action="store_true", help="say what would be done")
+    types.add_confirm_within(command)
 
 
 def targets(arguments: argparse.Namespace) -> list[tuple[Kind, str]]:
@@ -120,38 +131,42 @@ def make_rules(arguments: argparse.Namespace) -> list[Rule]:
 def add(app: App, arguments: argparse.Namespace) -> int:
     """Deny addresses and ports by hand."""
     rules = make_rules(arguments)
-    return add_rules(app, "network deny add", rules, dry_run=arguments.dry_run)
+    return add_rules(app, "network deny add", rules, arguments)
 
 
 def delete(app: App, arguments: argparse.Namespace) -> int:
     """Remove rules by what they name."""
     wanted = targets(arguments)
+    types.check_forced(arguments)
     with editing(app, "network deny del") as editor:
-        if not arguments.dry_run:
-            editor.heal()
+        begin(app, editor, arguments)
         rows = list_rows(editor.live, editor.names, NETWORK_KINDS)
         gone = [row for row in rows if (row.kind, row.target) in wanted]
-        if gone and not arguments.dry_run:
-            editor.remove({row.uid for row in gone})
-            names = ", ".join(row.rule for row in gone)
-            record(app, "network deny del", {"removed": len(gone)}, names)
-    there = {(row.kind, row.target) for row in gone}
-    missing = [target for kind, target in wanted if (kind, target) not in there]
+        there = {(row.kind, row.target) for row in gone}
+        missing = [target for kind, target in wanted if (kind, target) not in there]
+        if arguments.confirm_within and missing and not arguments.missing_ok:
+            raise _nothing_for(missing, 0, {"missing": missing})
+        more = remove_rows(app, editor, "network deny del", gone, arguments)
     data = {
         "changed": bool(gone),
         "dry_run": arguments.dry_run,
         "removed": [row.to_dict() for row in gone],
         "missing": missing,
+        **more,
     }
     if missing and not arguments.missing_ok:
-        others = f" ({len(gone)} other rules are removed)" if gone else ""
-        raise PolicyError(
-            f"no network rule names {missing[0]}{others}",
-            hint="see: aegisbpf network deny list",
-            data=data,
-        )
-    app.show(data, gone_text(gone, dry_run=arguments.dry_run))
+        raise _nothing_for(missing, len(gone), data)
+    app.show(data, gone_text(gone, dry_run=arguments.dry_run, pending=bool(more)))
     return 0
+
+
+def _nothing_for(missing: list[str], removed: int, data: dict[str, object]) -> PolicyError:
+    others = f" ({removed} other rules are removed)" if removed else ""
+    return PolicyError(
+        f"no network rule names {missing[0]}{others}",
+        hint="see: aegisbpf network deny list",
+        data=data,
+    )
 
 
 def show(app: App, arguments: argparse.Namespace) -> int:

@@ -169,23 +169,19 @@ def _carry_out(
         control.set_rule_modes(editor, rules)
         record(app, f"rule {verb}", {f"{verb}d": len(rules)}, note)
         return {}
-    from aegis_tools.cli import probing
-    from aegis_tools.cli.confirm import tell_staged
+    from aegis_tools.cli.confirm import edit_until
     from aegis_tools.control.hostmode import settle_first
-    from aegis_tools.control.staging import stage_records
 
     settle_first(app.paths, editor.live)
-    worked = probing.before(app, editor.live, arguments, None)
-    staged = stage_records(
-        app.paths,
+    return edit_until(
+        app,
         editor.live,
+        arguments,
         lambda: control.set_rule_modes(editor, rules),
         set().union(*map(control.keys_of, rules)),
-        within=arguments.confirm_within,
         action=f"rule {verb}",
         note=note,
     )
-    return {**tell_staged(app, staged), **probing.after(app, editor.live, worked)}
 
 
 def _tell(

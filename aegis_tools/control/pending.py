@@ -7,7 +7,8 @@
      "boot_mode": "enforce" or null, "confirmed": false, "failed": "", "failed_boot_ns": 0,
      "forced": ["rule", …]}
     side: {"digest": "64 hex digits, or empty for no policy", "mode": "audit", "serial": 0,
-           "manual": ["hex", …], "absent": ["16 hex digits", …], "removed": ["16 hex digits", …]}
+           "manual": ["hex", …], "absent": ["16 hex digits", …], "removed": ["16 hex digits", …],
+           "back": ["16 hex digits", …]}
 
 It is written before the kernel is touched. ``confirmed`` is the point of no return: with it,
 whoever finds the file finishes the confirmation; without it, whoever finds it overdue reverts.
@@ -48,6 +49,7 @@ class Side:
         manual: Rules made by hand, and modes set by hand, that the change drops or alters.
         absent: Keys of rules made by hand, and modes set by hand, that the change adds.
         removed: Uids of the policy's rules that were removed by hand.
+        back: Uids of the policy's rules that the change removes by hand, and a revert brings back.
     """
 
     digest: str
@@ -56,6 +58,7 @@ class Side:
     manual: tuple[ManualRule, ...] = ()
     removed: frozenset[int] = frozenset()
     absent: frozenset[int] = frozenset()
+    back: frozenset[int] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as the file has it."""
@@ -66,6 +69,7 @@ class Side:
             "manual": [record.pack().rstrip(b"\0").hex() for record in self.manual],
             "absent": sorted(f"{uid:016x}" for uid in self.absent),
             "removed": sorted(f"{uid:016x}" for uid in self.removed),
+            "back": sorted(f"{uid:016x}" for uid in self.back),
         }
 
 
@@ -222,6 +226,7 @@ _SIDE = {field.name for field in fields(Side)}
 
 
 def _side(values: Any) -> Side:
+    values = {"back": [], **values}  # which a version before did not write
     if set(values) != _SIDE or not _DIGEST.fullmatch(values["digest"]):
         raise ValueError("a side is not as it must be")
     if not isinstance(values["manual"], list):
@@ -233,6 +238,7 @@ def _side(values: Any) -> Side:
         manual=tuple(_manual(text) for text in values["manual"]),
         removed=_uids(values["removed"]),
         absent=_uids(values["absent"]),
+        back=_uids(values["back"]),
     )
 
 

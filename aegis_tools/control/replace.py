@@ -71,9 +71,7 @@ class Replacement:
         }
 
 
-def plan(
-    pins: Pins, asked: loader.LoadOptions, *, objects: Path = loader.OBJECTS
-) -> Replacement:
+def plan(pins: Pins, asked: loader.LoadOptions, *, objects: Path = loader.OBJECTS) -> Replacement:
     """Say what replacing would do.
 
     Args:
@@ -150,7 +148,7 @@ def carry_out(
     with Live(pins) as live:
         settle_first(paths, live, seams=seams)
         try:
-            _stage(paths, live, found, objects, seams, runner)
+            _stage(paths, live, found, objects=objects, now=seams.wall(), runner=runner)
             loader.publish(pins, runner=runner)
         except BaseException as error:
             pins.staging.remove_all()
@@ -164,7 +162,13 @@ def carry_out(
 
 
 def _stage(
-    paths: Paths, live: Live, found: Replacement, objects: Path, seams: Seams, runner: Runner
+    paths: Paths,
+    live: Live,
+    found: Replacement,
+    *,
+    objects: Path,
+    now: float,
+    runner: Runner,
 ) -> None:
     """Load the new set, and fill its maps where it has its own."""
     pins = live.pins
@@ -177,7 +181,7 @@ def _stage(
             runner=runner,
         )  # fmt: skip
         with Live(pins.staging) as new:
-            bring_along(paths, live, new, now=seams.wall())
+            bring_along(paths, live, new, now=now)
         return
     try:
         loader.load_over(pins, objects=objects, runner=runner)
@@ -223,5 +227,3 @@ def bring_along(paths: Paths, old: Live, new: Live, *, now: float) -> None:
         key = int(stat).to_bytes(4, "little")
         values = old.map("block_stats").get_per_cpu(key)
         syscall.update(counted.fd, key, b"".join(value.ljust(8, b"\0") for value in values))
-
-

@@ -34,8 +34,9 @@ def restore(paths: Paths, live: Live, was: Side, *, now: float) -> bool:
     """Make what was live before live again. The caller holds the lock.
 
     What was done by hand meanwhile stays done: rules that were added are kept, rules that were
-    removed stay away. Signatures are not judged again: it is what this host enforced a moment
-    ago, and its digest proves that it is the same; the next boot judges.
+    removed stay away, but for those that the change itself removed. Signatures are not judged
+    again: it is what this host enforced a moment ago, and its digest proves that it is the same;
+    the next boot judges.
 
     Args:
         paths: Where policies are stored.
@@ -54,7 +55,7 @@ def restore(paths: Paths, live: Live, was: Side, *, now: float) -> bool:
     store = Store(paths)
     digest = bytes.fromhex(was.digest or "00" * 32)
     policy = stored_policy(store, digest) if was.digest else Policy(())
-    gone = was.removed | removed_by_hand(live, store)
+    gone = was.removed | (removed_by_hand(live, store) - was.back)
     left = tuple(rule for rule in policy.rules if uid_of(rule.id) not in gone)
     policy = Policy(left, policy.allow_cgroups, policy.version)
     records = {uid_of(manual.id_of(record)): record for record in was.manual}

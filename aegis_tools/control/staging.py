@@ -103,6 +103,7 @@ def stage_records(
     change: Callable[[], object],
     keys: Collection[int],
     *,
+    back: Collection[int] = (),
     within: int,
     action: str,
     note: str,
@@ -115,6 +116,7 @@ def stage_records(
         live: The loaded maps.
         change: Does it.
         keys: Under which the kernel keeps the records that it makes, alters or removes.
+        back: Uids of the policy's rules that it removes.
         within: Seconds to wait for the confirmation.
         action: The command, for the history.
         note: What is done, for the history.
@@ -124,7 +126,7 @@ def stage_records(
     records = live.manual_rules()
     now = _present(paths, live, ())
     manual = tuple(records[key] for key in keys if key in records)
-    was = replace(now, manual=manual, absent=frozenset(keys))
+    was = replace(now, manual=manual, absent=frozenset(keys), back=frozenset(back))
     pending = _make(paths, action, (was, now), within, seams)
     return _begin(paths, live, pending, change, note=note, seams=seams)
 

@@ -146,9 +146,7 @@ def test_maps_that_are_not_as_wanted_are_replaced_with_what_they_hold(
     assert busy("load", "--replace", *more)["changed"] is False
 
 
-def test_where_the_kernel_refuses_the_new_programs_the_old_go_on(
-    busy: Host, loaded: Pins
-) -> None:
+def test_where_the_kernel_refuses_the_new_programs_the_old_go_on(busy: Host, loaded: Pins) -> None:
     def failing(argv: Sequence[object], *, timeout: float = 60) -> str:
         if "loadall" in list(argv):
             raise CommandError("bpftool failed", detail="R1 invalid mem access; processed 7 insns")

@@ -26,6 +26,12 @@ options:
   confirm_within:
     description: Undo the change unless M(aegisbpf_policy) confirms it in time, as V(120s) or V(5m).
     type: str
+  lockout:
+    description: >-
+      Although the lockout proof refuses it. Works with O(confirm_within) only, and is logged on the
+      host.
+    type: bool
+    default: false
   program:
     description: Where the program is on the host.
     type: path
@@ -44,6 +50,11 @@ EXAMPLES = r"""
   aegisbpf_block:
     paths: [/usr/local/bin/miner]
 
+- name: Deny a file, to be confirmed within two minutes over a new connection
+  aegisbpf_block:
+    paths: [/usr/bin/curl]
+    confirm_within: 120s
+
 - name: No longer
   aegisbpf_block:
     paths: [/usr/local/bin/miner]
@@ -56,6 +67,10 @@ rules:
   type: list
   elements: dict
   returned: when loaded
+pending:
+  description: The change that waits for a confirmation.
+  type: dict
+  returned: where one does
 """
 
 from ansible.module_utils.aegisbpf_host import ARGUMENTS, diff, not_installed, run
@@ -68,6 +83,7 @@ def work(host):
     if not host.installed:
         return not_installed(module, "change what is denied by hand")
     more = ["--confirm-within", params["confirm_within"]] if params["confirm_within"] else []
+    more += ["--i-know-this-locks-me-out"] if params["lockout"] else []
     more += ["--dry-run"] if module.check_mode else []
     if params["state"] == "present":
         return add(host, params["paths"], more)
@@ -77,8 +93,9 @@ def work(host):
 def add(host, paths, more):
     """Deny."""
     done = host.ask("block", "add", *more, "--", *paths)
-    new = [rule["target"] for rule in done["rules"] if rule["state"] != "unchanged"]
-    return {"changed": bool(new), "rules": done["rules"], "diff": diff("", text(new), "denied")}
+    new = [rule["target"] for rule in done["rules"] if rule["state"] in ("added", "changed")]
+    return {"changed": bool(new), "rules": done["rules"], "pending": done.get("pending"),
+            "diff": diff("", text(new), "denied")}  # fmt: skip
 
 
 def remove(host, paths, more):
@@ -88,7 +105,8 @@ def remove(host, paths, more):
     if not wanted:
         return {"changed": False, "rules": []}
     done = host.ask("block", "del", *more, "--", *wanted)
-    return {"changed": True, "rules": done["removed"], "diff": diff(text(wanted), "", "denied")}
+    return {"changed": True, "rules": done["removed"], "pending": done.get("pending"),
+            "diff": diff(text(wanted), "", "denied")}  # fmt: skip
 
 
 def text(paths):
@@ -102,6 +120,7 @@ def main():
         "paths": {"type": "list", "elements": "path", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "confirm_within": {"type": "str"},
+        "lockout": {"type": "bool", "default": False},
         **ARGUMENTS,
     }
     run(AnsibleModule(spec, supports_check_mode=True), work)
