@@ -112,7 +112,7 @@ def test_a_question_to_a_real_prometheus_is_a_gate(controller: Controller, tmp_p
         assert controller.live() == ["four", "four", "three", "three"]
     told = controller.roll("four", status=2, aegisbpf_gate_audit_extra=-1,
                            aegisbpf_gate_promql=[{"url": url, "query": "vector(1)"}])  # fmt: skip
-    assert "Prometheus does not answer" in told
+    assert "Prometheus did not answer" in told
     assert "0.0 would-be refusals a second, 0.0 before; at most -1.0" in told
     assert controller.live() == ["four", "four", "three", "three"]
 

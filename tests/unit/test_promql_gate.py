@@ -41,7 +41,7 @@ def test_only_a_clear_yes_passes(document: dict[str, Any], words: str) -> None:
 def test_a_bool_comparison_is_refused_because_it_always_returns_something() -> None:
     assert "without bool" in ask("http://127.0.0.1:9", "up == bool 1", {}, timeout=1)
     closed = ask("http://127.0.0.1:9", 'up{job="bool"} == 1', {}, timeout=5)
-    assert "does not answer" in closed
+    assert "did not answer" in closed
 
 
 def test_only_http_is_asked() -> None:
@@ -87,4 +87,4 @@ def test_nobody_listening_says_no() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert "does not answer" in ask(f"http://127.0.0.1:{port}", "up", {}, timeout=30)
+    assert "did not answer" in ask(f"http://127.0.0.1:{port}", "up", {}, timeout=30)
