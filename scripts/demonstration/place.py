@@ -23,6 +23,7 @@ ansible_host: example
 ansible_ssh_common_args: -F ssh.conf
 aegisbpf_confirm_within: 10m
 aegisbpf_soak_seconds: 5
+aegisbpf_baseline_seconds: 5
 """
 SSH = """\
 Host example

@@ -71,8 +71,13 @@ class Story:
 
     def enforce(self) -> None:
         show = self.show
-        show.title("Promoted to enforce, by a rollout of its own: the same access is refused")
-        self.play("rollout", "-e aegisbpf_rollout_mode=enforce", says="report: ")
+        show.title(
+            "Promoted to enforce, by a rollout of its own (a fleet waits for clean days first)"
+        )
+        # What was read above is no clean day.
+        self.play(
+            "rollout", "-e aegisbpf_rollout_mode=enforce -e aegisbpf_clean_for=", says="report: "
+        )
         self.there(f"cat {TOKEN}", status=1, says=REFUSED)
         self.there(f"sudo cat {SECRET}", status=1, says=REFUSED)
         self.there("cat /srv/demo/README", says="nothing secret")

@@ -52,6 +52,7 @@ class Controller:
             "aegisbpf_waves": [1, "100%"],
             "aegisbpf_soak_seconds": 2,
             "aegisbpf_gate_interval": 1,
+            "aegisbpf_baseline_seconds": 0,
             **variables,
         }
         argv = [BIN / "ansible-playbook", "-i", self.folder / "inventory.json",
@@ -136,7 +137,7 @@ def test_a_gate_that_fails_is_reported(controller: Controller) -> None:
 
 
 def test_an_interrupted_rollout_is_reported(controller: Controller) -> None:
-    process = controller.start("rollout", aegisbpf_soak_seconds=100, aegisbpf_confirm_within="150s",
+    process = controller.start("rollout", aegisbpf_soak_seconds=100, aegisbpf_confirm_within="10m",
                                aegisbpf_policy=str(controller.folder / "three.bundle"))  # fmt: skip
     told, end = "", time.monotonic() + SECONDS
     assert process.stdout is not None
