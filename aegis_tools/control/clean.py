@@ -1,7 +1,7 @@
 """The evidence for letting a whole host refuse: what its rules would have refused while it watched.
 
-The kernel counts each rule's matches, and when the last one was, for as long as the rule is live as
-it is. A reboot starts the watch anew: what was not watched is not taken for clean.
+The kernel counts each rule's matches, and when the last one was, from the load on. So a reboot
+begins the watch anew: what was not watched is not taken for clean.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import Names
 from aegis_tools.control.plan import Plan
-from aegis_tools.control.promote import Evidence, judge, look
+from aegis_tools.control.promote import check
 from aegis_tools.control.steady import read_steady
 from aegis_tools.errors import PolicyError
-from aegis_tools.kernel.layout import Stat
 from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
 
@@ -46,9 +45,19 @@ def check_clean(
             "this is not the policy that was watched here; nobody knows what it would refuse",
             hint="apply it in audit first, and let it watch",
         )
-    lost = live.stats()[Stat.HITS_LOST]
-    found = _look(live, paths, now_ns=now_ns, boot_ns=boot_ns)
-    judged = [judge(one, clean_for=clean_for, hits_lost=lost) for one in found]
+    names = Names(live, paths)
+    rules = list(names.all().values())
+    if len(rules) < len(live.entries("rules")):
+        raise NotCleanError(
+            f"not every live rule can be judged: {names.problem or 'some have no name'}",
+            hint="apply the policy file again",
+        )
+    info, by_hand = live.info(), live.manual_rules().values()
+    since = read_steady(paths, rules, applied_ns=info.applied_ns, records=by_hand)
+    # The wall clock may have been set; nothing was watched before this boot.
+    start = (now_ns - boot_ns) / 1e9
+    since = {rule: max(when, start) for rule, when in since.items()}
+    judged = check(live, since, clean_for=clean_for, now_ns=now_ns, boot_ns=boot_ns)
     against = [one for one in judged if one.mode is Mode.ENFORCE and one.objection]
     if against:
         raise NotCleanError(
@@ -57,25 +66,3 @@ def check_clean(
             hint="look at its events: aegisbpf rule list; then change the policy, or watch on",
             data={"evidence": [one.to_dict() for one in against]},
         )
-
-
-def _look(live: Live, paths: Paths, *, now_ns: int, boot_ns: int) -> list[Evidence]:
-    """Return what is known of every live rule."""
-    names = Names(live, paths)
-    policy = names.policy()
-    said = {rule.id: rule for rule in policy.rules} if policy else {}
-    rules = [names.get(int.from_bytes(key, "little")) for key in live.entries("rules")]
-    if not all(rules):
-        raise NotCleanError(
-            "a live rule cannot be named, so nobody knows for how long it has been as it is",
-            hint="see why: aegisbpf policy verify-live",
-        )
-    since = read_steady(
-        paths,
-        [said.get(rule.id, rule) for rule in rules if rule],
-        applied_ns=live.info().applied_ns,
-        records=live.manual_rules().values(),
-    )
-    found = look(live, since, now_ns=now_ns, boot_ns=boot_ns)
-    # The wall clock may have been set; nothing was watched before this boot.
-    return [one._replace(watched=min(one.watched, boot_ns / 1e9)) for one in found]

@@ -21,7 +21,7 @@ def test_only_what_was_watched_and_did_not_match_may_enforce(
     host: Host, files: dict[str, Path]
 ) -> None:
     host("policy", "apply", files["policy"])
-    assert "watched for" in enforce(host, files["policy"], "1h")
+    assert "live as it is now" in enforce(host, files["policy"], "1h")
     assert "and 2 more" in enforce(host, files["policy"], "1h")
     assert "not the policy that was watched" in enforce(host, files["other"], "0s")
     time.sleep(1.1)
