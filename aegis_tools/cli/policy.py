@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aegis_tools.cli import types
+from aegis_tools.cli.duration import parse_duration
 from aegis_tools.cli.eventoptions import add_source_options
 from aegis_tools.cli.output import App
 
@@ -110,6 +111,15 @@ def _sign_commands(add: Callable[..., Any]) -> None:
     )
 
 
+def add_plan(command: argparse.ArgumentParser) -> None:
+    """Add the option that binds a change to the plan that was seen."""
+    command.add_argument(
+        "--plan",
+        metavar="DIGEST",
+        help="refuse, exit 9, unless the plan is the one that --json showed before",
+    )
+
+
 def _apply_commands(add: Callable[..., Any]) -> None:
     for name, text in (
         ("plan", "show what an apply would change or refuse; changes nothing, exits 0"),
@@ -127,16 +137,19 @@ def _apply_commands(add: Callable[..., Any]) -> None:
             command.add_argument(
                 "--mode", choices=("audit", "enforce"), help="and set the host's mode"
             )
+            command.add_argument(
+                "--clean-for",
+                type=parse_duration,
+                metavar="TIME",
+                help="with --mode enforce: refuse unless no enforcing rule of this very policy "
+                "matched for so long",
+            )
         if name == "apply":
             types.add_confirm_within(command)
             command.add_argument(
                 "--dry-run", action="store_true", help="like plan; exits as the apply would"
             )
-            command.add_argument(
-                "--plan",
-                metavar="DIGEST",
-                help="refuse, exit 9, unless the plan is the one that policy plan showed",
-            )
+            add_plan(command)
             command.add_argument(
                 "--strict",
                 action="store_true",
@@ -149,8 +162,10 @@ def _apply_commands(add: Callable[..., Any]) -> None:
         example="rollback --dry-run",
         file=False,
     )
+    command.add_argument("--mode", choices=("audit", "enforce"), help="and set the host's mode")
     types.add_confirm_within(command)
     command.add_argument("--dry-run", action="store_true", help="show the plan only")
+    add_plan(command)
     command.add_argument(
         "--allow-unsigned", action="store_true", help="although this host trusts keys"
     )

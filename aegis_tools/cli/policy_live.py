@@ -17,7 +17,7 @@ from aegis_tools.cli import probing, types
 from aegis_tools.cli.confirm import tell_staged
 from aegis_tools.cli.output import App, table
 from aegis_tools.cli.reading import read_live
-from aegis_tools.control import confirm, fallback, manual
+from aegis_tools.control import bootclock, confirm, fallback, manual
 from aegis_tools.control.apply import (
     Prepared,
     carry_out,
@@ -98,7 +98,13 @@ def diff(app: App, arguments: argparse.Namespace) -> int:
 
 def _prepared(app: App, arguments: argparse.Namespace) -> Prepared:
     source = _source(app, arguments)
-    return read_live(app, lambda live: _prepare(app, live, source, arguments))
+
+    def read(live: Live) -> Prepared:
+        prepared = _prepare(app, live, source, arguments)
+        _check_clean(app, live, prepared, arguments)
+        return prepared
+
+    return read_live(app, read)
 
 
 def _prepare(app: App, live: Live, source: Source, arguments: argparse.Namespace) -> Prepared:
@@ -125,7 +131,7 @@ def apply(app: App, arguments: argparse.Namespace) -> int:
 def rollback(app: App, arguments: argparse.Namespace) -> int:
     """Apply the previous policy."""
     arguments.reset = arguments.strict = False
-    arguments.mode = None
+    arguments.clean_for = None
 
     def read() -> Source:
         now, unsigned = int(time.time()), arguments.allow_unsigned
@@ -158,7 +164,8 @@ def _apply(
         left = None if arguments.dry_run else _settle(app, live, arguments)
         source = _read(app, read, arguments, action)
         prepared = _prepare(app, live, source, arguments)
-        check_plan(prepared, getattr(arguments, "plan", None))
+        check_plan(prepared, arguments.plan)
+        _check_clean(app, live, prepared, arguments)
         prepared = check_lockout(app, prepared, arguments, action)
         if arguments.strict:
             check_strict(prepared)
@@ -186,6 +193,15 @@ def check_plan(prepared: Prepared, digest: str | None) -> None:
             hint="look at the new one: aegisbpf policy plan --json",
             data={"plan": prepared.plan.to_dict()},
         )
+
+
+def _check_clean(app: App, live: Live, prepared: Prepared, arguments: argparse.Namespace) -> None:
+    """Ask for the evidence that enforcing refuses nothing, where ``--clean-for`` does."""
+    if getattr(arguments, "clean_for", None) is not None:
+        from aegis_tools.control.clean import check_clean
+
+        clean_for, now, boot = arguments.clean_for, time.time_ns(), bootclock.boot_ns()
+        check_clean(live, app.paths, prepared.plan, clean_for=clean_for, now_ns=now, boot_ns=boot)
 
 
 def check_lockout(
