@@ -29,8 +29,11 @@ options:
       - V(planned) says what that would change, and the digest of the plan.
       - V(confirmed) keeps the change that waits for it; V(reverted) undoes it. Nothing waiting is
         no change.
+      - V(undone) brings the host from the policy O(expect) back to O(before), which must be the one
+        it had last, and O(mode), whether that was confirmed or not. What waits is reverted; else
+        the way back waits for its own confirmation. Any other live policy is refused.
     type: str
-    choices: [present, planned, confirmed, reverted]
+    choices: [present, planned, confirmed, reverted, undone]
     default: present
   mode:
     description: Set the host's mode in the same step.
@@ -44,8 +47,16 @@ options:
     type: str
   expect:
     description:
-      - With O(state=confirmed), the digest of the policy that must be live, so that nobody else's
-        change is confirmed.
+      - With O(state=confirmed) and O(state=undone), the digest of the policy that must be live, so
+        that nobody else's change is confirmed or undone.
+    type: str
+  before:
+    description: With O(state=undone), the digest of the policy to go back to.
+    type: str
+  clean_for:
+    description:
+      - With O(mode=enforce), refuse unless no rule that would refuse has matched for so long, and
+        the policy is the one that was watched.
     type: str
   reset:
     description: Drop rules made by hand instead of keeping them.
@@ -123,6 +134,8 @@ def work(host):
     module = host.module
     if not host.installed:
         return not_installed(module, "apply the policy")
+    if module.params["state"] == "undone":
+        return undo(host, module.params)
     if module.params["state"] in ("confirmed", "reverted"):
         return settle(host, module.params["state"])
     return present(host)
@@ -136,7 +149,7 @@ def present(host):
         path = Path(folder, Path(params["src"] or "policy").name)
         path.write_text(params["content"], encoding="utf-8")
         words = [str(path), *flags(params)]
-        mode = ["--mode", params["mode"]] if params["mode"] else []
+        mode = options(params, "mode", "clean_for")
         try:
             plan = host.ask("policy", "plan", *words, *mode)
         except HostError as error:
@@ -160,6 +173,15 @@ def flags(params):
     ]
 
 
+def options(params, *names):
+    """Return those options of the program that were given."""
+    found = []
+    for name in names:
+        if params[name]:
+            found += ["--" + name.replace("_", "-"), params[name]]
+    return found
+
+
 def check_plan(wanted, plan):
     """Refuse another plan than the one that was seen, as the program does in an apply."""
     if wanted and wanted != plan["digest"]:
@@ -170,10 +192,7 @@ def check_plan(wanted, plan):
 
 def apply(host, words, params):
     """Make it live."""
-    more = []
-    for name in ("mode", "plan", "confirm_within"):
-        if params[name]:
-            more += ["--" + name.replace("_", "-"), params[name]]
+    more = options(params, "mode", "clean_for", "plan", "confirm_within")
     if params["lockout"]:
         more.append("--i-know-this-locks-me-out")
     done = host.ask("policy", "apply", *words, *more)
@@ -187,15 +206,50 @@ def settle(host, state):
     live = (status.get("policy") or {}).get("digest")
     expected = host.module.params["expect"]
     if state == "confirmed" and expected and live != expected:
-        message = "another policy is live than the one to confirm: " + str(live)
-        hint = "it was reverted, or somebody applied another"
-        raise HostError({"message": message, "hint": hint, "error": "drift"})
+        raise drifted("another policy is live than the one to confirm: " + str(live))
     if not status.get("pending"):
         return {"changed": False, "digest": live}
     if host.module.check_mode:
         return {"changed": True, "pending": status["pending"]}
     verb = {"confirmed": "confirm", "reverted": "revert"}[state]
     return {"changed": True, "answer": host.ask("policy", verb), "pending": status["pending"]}
+
+
+def undo(host, params):
+    """Bring the host back to what it was, from what this rollout made of it and nothing else."""
+    status = host.ask("status", codes=None)
+    live, mode = (status.get("policy") or {}).get("digest"), (status.get("mode") or {}).get("mode")
+    ours, before = params["expect"], params["before"]
+    if live == before and mode == params["mode"] and not status.get("pending"):
+        return {"changed": False, "digest": live}
+    if live != ours:
+        raise drifted("another policy is live than the one to undo: " + str(live))
+    if host.module.check_mode:
+        return {"changed": True, "digest": before}
+    if status.get("pending"):
+        return {"changed": True, "answer": host.ask("policy", "revert"), "digest": before}
+    if before == ours:
+        done = host.ask("mode", params["mode"], *options(params, "confirm_within"))
+        return {"changed": True, "digest": before, "pending": done.get("pending")}
+    return go_back(host, params)
+
+
+def go_back(host, params):
+    """Make the policy of before live again, if it is the one that this host had last."""
+    words = ["policy", "rollback", *options(params, "mode")]
+    words += ["--allow-unsigned"] if params["allow_unsigned"] else []
+    plan = host.ask(*words, "--dry-run")["plan"]
+    if plan["after"] != params["before"]:
+        raise drifted("the policy before this one was another one: " + plan["after"])
+    done = host.ask(*words, "--plan", plan["digest"], *options(params, "confirm_within"))
+    return {"changed": True, "plan": plan, "digest": done["digest"], "pending": done.get("pending"),
+            "diff": rules_diff(plan)}  # fmt: skip
+
+
+def drifted(message):
+    """Return the error for a host that somebody else has changed."""
+    hint = "it was reverted, or somebody applied another"
+    return HostError({"message": message, "hint": hint, "error": "drift"})
 
 
 def rules_diff(plan):
@@ -225,18 +279,24 @@ def main():
         "state": {
             "type": "str",
             "default": "present",
-            "choices": ["present", "planned", "confirmed", "reverted"],
+            "choices": ["present", "planned", "confirmed", "reverted", "undone"],
         },
         "mode": {"type": "str", "choices": ["audit", "enforce"]},
         "confirm_within": {"type": "str"},
         "plan": {"type": "str"},
         "expect": {"type": "str"},
+        "before": {"type": "str"},
+        "clean_for": {"type": "str"},
         "reset": {"type": "bool", "default": False},
         "allow_unsigned": {"type": "bool", "default": False},
         "lockout": {"type": "bool", "default": False},
         **ARGUMENTS,
     }
-    required = [("state", "present", ["content"]), ("state", "planned", ["content"])]
+    required = [
+        ("state", "present", ["content"]),
+        ("state", "planned", ["content"]),
+        ("state", "undone", ["expect", "before", "mode"]),
+    ]
     module = AnsibleModule(spec, required_if=required, supports_check_mode=True)
     run(module, work)
 
