@@ -130,11 +130,11 @@ def molecule_job(name: str, results: Path) -> Job:
 
 
 def machines_at_once(memory_mib: int, cores: int) -> int:
-    """Return how many machines, or what works as hard, this host carries: 2 at most.
+    """Return how many commands this host carries side by side: 2 at most.
 
-    As much memory again is left over.
+    One of them may have three machines, of which a single one works at a time; some memory is left.
     """
-    return 2 if cores >= 2 and memory_mib >= 4 * MACHINE_MIB else 1
+    return 2 if cores >= 2 and memory_mib >= 5 * MACHINE_MIB else 1
 
 
 def host_memory_mib() -> int:
