@@ -87,7 +87,9 @@ class Controller:
             "aegisbpf_trusted_keys": [str(self.folder / "ops.pub")],
             "aegisbpf_policy": str(self.bundle),
             "aegisbpf_waves": ["100%"],
+            "aegisbpf_baseline_seconds": 0,
             "aegisbpf_soak_seconds": 0,
+            "aegisbpf_report": "none",
         }
         return self._run("ansible-playbook", f"playbooks/{playbook}.yml", "-e", json.dumps(given))
 

@@ -63,6 +63,7 @@ class Controller:
             "aegisbpf_gate_interval": 1,
             "aegisbpf_baseline_seconds": 1,
             "aegisbpf_waves": [1, "100%"],
+            "aegisbpf_report": str(self.folder / "reports"),
             **variables,
         }
         (self.folder / "vars.json").write_text(json.dumps(given))
