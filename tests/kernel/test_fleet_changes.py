@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_support import BIN, REPOSITORY, Controller
 from fleetsim.fleet import Fleet
-from test_rollout import BIN, REPOSITORY, Controller
 
 HOSTS = 3
 NUMBERS = range(1, HOSTS + 1)
