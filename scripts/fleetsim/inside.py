@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 from pathlib import Path
 
 from pyroute2 import IPRoute
 
 MS_BIND, MS_REC = 0x1000, 0x4000
-PRIVATE = ("run", "var/lib/aegisbpf", "etc/aegisbpf", "opt/aegisbpf")
-"""What of this machine no host may see."""
+PRIVATE = ("var/lib/aegisbpf", "etc/aegisbpf", "opt/aegisbpf")
+"""What of this machine no host may see, but may remove where it is its own."""
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,10 +38,11 @@ def enter(folder: Path) -> None:
     for name in ("dev", "sys"):
         mount(f"/{name}", root / name, "", MS_BIND | MS_REC)
     mount("bpf", root / "sys/fs/bpf", "bpf", options="mode=0700")
+    mount("tmpfs", root / "run", "tmpfs", options="mode=0755")
     for name in PRIVATE:
-        path = root / name
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mount("tmpfs", path, "tmpfs", options="mode=0755")
+        # In the overlay: what lies below stays.
+        shutil.rmtree(root / name, ignore_errors=True)
+        (root / name).mkdir(mode=0o755, parents=True)
     os.chroot(root)
     os.chdir("/")
 
