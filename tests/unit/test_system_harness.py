@@ -69,7 +69,7 @@ def test_a_stored_machine_gets_the_hardware_it_was_stored_with() -> None:
     stored = arguments(Path("/f"), Path("/d"), incoming=True)
     assert stored == [*fresh, "-incoming", "defer"]
     assert not any("accel=kvm" in word for word in fresh)
-    assert fresh[fresh.index("-accel") + 1] == "tcg,thread=multi"
+    assert fresh[fresh.index("-accel") + 1] == "tcg,thread=single"
 
 
 def test_the_package_is_made_of_what_git_knows() -> None:

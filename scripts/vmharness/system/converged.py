@@ -22,10 +22,6 @@ from vmharness.system.snapshot import Snapshot, bare, cached, machine_key
 BIN = Path(sys.executable).parent
 ROLE = ("roles", "playbooks/site.yml", "scripts/build-wheelhouse", "ansible.cfg")
 CONVERGE_SECONDS = 1500
-THREADS = "single"
-"""With a thread each, QEMU 7.2 at times lets two processors run for ever at one instruction that
-the kernel has just patched: seen where units with system call filters start while the agent turns
-the counters of BPF programs on."""
 OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
 
@@ -89,7 +85,7 @@ def _converge(before: Snapshot, fresh: Snapshot) -> None:
     image.say(f"a wheelhouse after {time.monotonic() - started:.0f} s")
     with (
         tempfile.TemporaryDirectory(prefix="aegis-converge-") as name,
-        Qemu(before.disk, state=before.state, disk=fresh.disk, threads=THREADS) as qemu,
+        Qemu(before.disk, state=before.state, disk=fresh.disk) as qemu,
     ):
         folder = Path(name)
         machine = Machine(qemu, Keys(folder))
