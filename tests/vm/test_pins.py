@@ -90,5 +90,5 @@ def test_a_load_killed_at_any_instant_leaves_the_next_one_a_clean_start(
         os.waitpid(child, 0)
         assert pins.is_loaded() == pins.path("links").is_dir()
     load_and_deny(base, tmp_path / "file")
-    assert sorted(path.name for path in base.iterdir()) == ["links", "maps", "progs"]
+    assert sorted(path.name for path in base.iterdir()) == ["links", "maps", "object", "progs"]
     assert not can_read(tmp_path / "file")
