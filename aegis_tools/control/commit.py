@@ -58,7 +58,7 @@ def commit(live: Live, rules: Rules, *, bundle: bytes = bytes(32), serial: int =
         clear_slot(live, new)
         raise
     live.set_config(Config.ACTIVE_SLOT, new)
-    _wait_for_readers(live)
+    wait_for_readers(live)
     clear_slot(live, old)
     _forget_hits(live, rules)
     return info
@@ -125,13 +125,13 @@ def clear_slot(live: Live, slot: int) -> None:
             outer.delete(index)
 
 
-def _wait_for_readers(live: Live) -> None:
-    """Return when no hook can still be reading the slot that was active before.
+def wait_for_readers(live: Live) -> None:
+    """Return when no hook that runs now runs any more: none reads what was there before.
 
-    A hook reads the slot number once. An update of a map-in-map returns after an RCU grace
-    period (Linux kernel commit 1ae80cf31938 "bpf: wait for running BPF programs when
-    updating map-in-map", in 4.18), and every hook runs within one; so writing an element
-    over itself is the barrier.
+    A hook reads the slot number once, and each entry once. An update of a map-in-map returns
+    after an RCU grace period (Linux kernel commit 1ae80cf31938 "bpf: wait for running BPF
+    programs when updating map-in-map", in 4.18), and every hook runs within one; so writing an
+    element over itself is the barrier.
     """
     slot = live.slot.to_bytes(4, "little")
     for name in SPECS:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from aegis_tools.control import manual
-from aegis_tools.control.commit import commit, new_inner
+from aegis_tools.control.commit import commit, new_inner, wait_for_readers
 from aegis_tools.control.edit_maps import (
     Write,
     as_they_are,
@@ -397,6 +397,9 @@ class Editor:
         for name, key, value in writes:
             with self._inner(name, slot) as inner:
                 _set(inner, name, key, value)
+        if writes and deletions:
+            # A hook that has read an entry of before looks for its rule next.
+            wait_for_readers(self.live)
         for name, key, _ in deletions:
             with self._inner(name, slot) as inner:
                 inner.delete(key)
