@@ -327,7 +327,7 @@ def test_two_applies_at_once_both_succeed_and_one_is_live(
     other.write_text("version=1\n[deny_port]\n4444:tcp\n")
     with ThreadPoolExecutor(4) as pool:
         wanted = [files["policy"], other] * 3
-        started = [host.start("policy", "apply", path) for path in wanted]
+        started = [host.start("--json", "policy", "apply", path) for path in wanted]
         results = list(pool.map(lambda process: process.communicate(), started))
     assert [process.returncode for process in started] == [0] * 6, results
     digests = {json.loads(out)["digest"] for out, _ in results}

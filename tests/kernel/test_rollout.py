@@ -152,7 +152,7 @@ def test_a_person_who_says_yes_lets_the_next_wave_come(controller: Controller) -
 
 def test_without_evidence_no_host_goes_from_audit_to_enforce(controller: Controller) -> None:
     told = controller.play("enforce", status=2, aegisbpf_policy=controller.bundle("five"))
-    assert "is not clean for long enough: it was watched for" in " ".join(told.split())
+    assert "is not clean for long enough: it is live as it is now for" in " ".join(told.split())
     told = controller.play("enforce", aegisbpf_policy=controller.bundle("five"),
                            aegisbpf_stragglers="skip")  # fmt: skip
     assert told.count("stays in audit: five is not clean for long enough") == HOSTS
