@@ -207,4 +207,8 @@ def _child(process: subprocess.Popen[str]) -> int:
 def _remove(name: str) -> None:
     with IPRoute() as ip:
         for index in ip.link_lookup(ifname=name):
-            ip.link("del", index=index)
+            try:
+                ip.link("del", index=index)
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:  # its host's namespace took it along
+                    raise

@@ -116,13 +116,23 @@ class Controller:
         given = {"aegisbpf_policy": self.bundle(name), **variables}
         return self.play("rollout", *words, status=status, **given)
 
+    def reach(self, number: int) -> list[str]:
+        """Return how to run a shell line on a host, which comes last."""
+        options = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null",
+                   "LogLevel=ERROR")  # fmt: skip
+        return ["ssh", "-F", "none", "-i", str(self.fleet.key), *(f"-o{one}" for one in options),
+                f"root@{self.fleet.address(number)}"]  # fmt: skip
+
+    def shell(self, number: int, script: str) -> str:
+        """Run a script on a host, and return what it prints."""
+        argv = [*self.reach(number), "sh -e"]
+        return subprocess.run(argv, input=script, check=True, capture_output=True, text=True).stdout
+
     def on(self, number: int, *words: str) -> dict[str, Any]:
         """Run aegisbpf on a host and return its document, whatever its exit code is."""
-        ssh = ["ssh", "-F", "none", "-i", str(self.fleet.key), "-oBatchMode=yes",
-               "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR",
-               f"root@{self.fleet.address(number)}"]  # fmt: skip
         command = " ".join(["/opt/aegisbpf/current/bin/aegisbpf", "--json", *words])
-        done = subprocess.run([*ssh, command], capture_output=True, text=True, check=False)
+        argv = [*self.reach(number), command]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
         return dict(json.loads(done.stdout))
 
     def live(self) -> list[str]:

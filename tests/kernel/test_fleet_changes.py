@@ -36,13 +36,6 @@ class Changes(Controller):
     def digests_live(self) -> set[str]:
         return {self.on(n, "status")["policy"]["digest"] for n in NUMBERS}
 
-    def shell(self, number: int, script: str) -> str:
-        """Run a script on a host."""
-        ssh = ["ssh", "-F", "none", "-i", str(self.fleet.key), "-oBatchMode=yes",
-               "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR",
-               f"root@{self.fleet.address(number)}", "sh -e"]  # fmt: skip
-        return subprocess.run(ssh, input=script, check=True, capture_output=True, text=True).stdout
-
     def keys(self, *names: str) -> dict[str, Any]:
         """Return the variables of a fleet whose keys are these, two of which must sign."""
         return {

@@ -165,10 +165,7 @@ def test_without_evidence_no_host_goes_from_audit_to_enforce(controller: Control
 
 def test_somebody_elses_change_is_not_confirmed(controller: Controller) -> None:
     before = controller.live()
-    reach = " ".join(
-        ["ssh", "-F", "none", "-i", str(controller.fleet.key), "-oStrictHostKeyChecking=no",
-         "-oUserKnownHostsFile=/dev/null", f"root@{controller.fleet.address(1)}"]
-    )  # fmt: skip
+    reach = " ".join(controller.reach(1))
     revert = f"{reach} /opt/aegisbpf/current/bin/aegisbpf policy revert"
     told = controller.roll(controller.sign("six"), status=2,
                            aegisbpf_gate_command=controller.gate(revert))  # fmt: skip

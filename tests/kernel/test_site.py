@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from threading import Thread
@@ -29,14 +28,6 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
         yield found
 
 
-def shell(controller: Controller, number: int, script: str) -> None:
-    """Run a script on a host."""
-    ssh = ["ssh", "-F", "none", "-i", str(controller.fleet.key), "-oBatchMode=yes",
-           "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", "-oLogLevel=ERROR",
-           f"root@{controller.fleet.address(number)}", "sh"]  # fmt: skip
-    subprocess.run(ssh, input=script, text=True, check=True, timeout=PATIENCE)
-
-
 def changes(told: str) -> list[int]:
     """Return how many changes each host had."""
     return [int(number) for number in re.findall(r"changed=(\d+)", told)]
@@ -51,7 +42,7 @@ def test_hosts_that_are_as_they_should_be_are_only_asked(controller: Controller)
 
 def test_a_key_that_somebody_else_trusted_is_taken_away_there(controller: Controller) -> None:
     site = {"aegisbpf_policy": controller.bundle("one")}
-    shell(controller, 2, f"cd /root && {PROGRAM} keys generate eve && {PROGRAM} keys add eve.pub")
+    controller.shell(2, f"cd /root && {PROGRAM} keys generate eve && {PROGRAM} keys add eve.pub")
     assert changes(controller.play("site", "--check", **site)) == [0, 1]
     assert len(controller.on(2, "keys", "list")["keys"]) == 2
     assert changes(controller.play("site", **site)) == [0, 1]
@@ -74,7 +65,7 @@ def test_no_host_waits_for_a_slower_one(controller: Controller) -> None:
     fast = f"[ $2 = keys ] && [ $3 = trust ] && {{ {report}; }}"
     for number, first in ((1, slow), (2, fast)):
         wrap = f'#!/bin/bash\\n{first}\\nexec {PROGRAM}.real "$@"\\n'.replace("%", "%%")
-        shell(controller, number, f"cd /opt/aegisbpf/current/bin && mv aegisbpf aegisbpf.real && "
+        controller.shell(number, f"cd /opt/aegisbpf/current/bin && mv aegisbpf aegisbpf.real && "
               f"printf '{wrap}' > aegisbpf && chmod 755 aegisbpf")  # fmt: skip
 
     def answer() -> None:
