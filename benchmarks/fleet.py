@@ -1,12 +1,17 @@
 """What playbooks take over a fleet of light hosts, as ratios to ``ansible -m ping`` over the same.
 
-    python -m benchmarks.fleet [--json] [--rounds N] [--hosts 10 50 100] [--forks N]
+    python -m benchmarks.fleet [--json] [--rounds N] [--hosts 10 50 100] [--forks N] [--wait S]
 
 Every host has an sshd, files and maps of its own, on this machine: what they take of its
 processors is in the times that pass, so ratios count, and what the controller itself takes, which
-is told apart (processor seconds of Ansible and its children). ``first`` brings hosts on which only
-the program is to the desired state, once a fleet; the others are in turns: ``site`` and
-``status`` change nothing, ``rollout`` brings a new policy to all in one wave without a soak time.
+is told apart: processor seconds of Ansible with its children, and of its first process alone, which
+does one thing at a time. ``first`` brings hosts on which only the program is to the desired state,
+once a fleet; the others are in turns: ``site`` and ``status`` change nothing, ``rollout`` brings a
+new policy to all in one wave without a soak time.
+
+With ``--wait`` every host sleeps before each answer, as one that is slow or far away: then hosts
+and forks decide, not this machine's processors. ``model`` is what the times of the two smallest
+fleets let expect of the others.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import NamedTuple
 
 from benchmarks.measure import Row, arguments, children_cpu, in_turns, ratios, report, slope, spread
@@ -30,14 +35,40 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 BIN = Path(sys.executable).parent
-_COLUMNS = ("what", "hosts", "s", "to ping", "s a host", "controller cpu s a host")
+_COLUMNS = ("what", "hosts", "s", "model", "to ping", "cpu s a host", "first process s a host")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Timing(NamedTuple):
-    """Seconds that passed, and of processors on the controller."""
+    """Seconds that passed, of processors on the controller, and those of the first process."""
 
     wall: float
     cpu: float
+    first: float
+
+
+class Costs(NamedTuple):
+    """What a playbook takes.
+
+    Attributes:
+        start: Seconds that do not depend on the hosts.
+        turn: Seconds in which so many hosts as there are forks are through.
+        first: Processor seconds of Ansible's first process, a host.
+    """
+
+    start: float
+    turn: float
+    first: float = 0
+
+    def seconds(self, hosts: int, forks: int) -> float:
+        """Return how long it takes: hosts in turns, or Ansible's first process, if it is slower."""
+        return self.start + max(hosts / forks * self.turn, hosts * self.first)
+
+
+def costs(small: tuple[int, float], large: tuple[int, float], forks: int) -> Costs:
+    """Return the costs that two fleets show, given as (hosts, seconds)."""
+    a_host = (large[1] - small[1]) / (large[0] - small[0])
+    return Costs(small[1] - small[0] * a_host, forks * a_host)
 
 
 class Controller:
@@ -100,30 +131,49 @@ class Controller:
 
     def _run(self, program: str, *words: str) -> Timing:
         cpu, start = children_cpu(), time.perf_counter()
-        done = subprocess.run(
-            [BIN / program, "-i", self.inventory, *words],
-            cwd=REPOSITORY,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"{program} {words[0]} failed:\n{done.stdout[-4000:]}")
-        return Timing(time.perf_counter() - start, children_cpu() - cpu)
+        with TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                [BIN / program, "-i", self.inventory, *words],
+                cwd=REPOSITORY,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            # Not reaped yet, so what it took itself can still be read.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            first = own_cpu(process.pid)
+            if process.wait():
+                output.seek(0)
+                raise SystemExit(f"{program} {words[0]} failed:\n{output.read()[-4000:]}")
+        return Timing(time.perf_counter() - start, children_cpu() - cpu, first)
 
 
-def measure(hosts: int, rounds: int, forks: int) -> list[Row]:
+def own_cpu(pid: int) -> float:
+    """Return the processor seconds of a process without its children (proc(5), utime, stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def slow(folder: Path, variables: Row, seconds: float) -> None:
+    """Let every Python that is started on a host sleep first."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nsleep {seconds}\nexec /usr/bin/python3 "$@"\n')
+    python.chmod(0o755)
+    variables["ansible_python_interpreter"] = str(python)
+
+
+def measure(hosts: int, rounds: int, forks: int, wait: float) -> list[Row]:
     """Measure everything over so many hosts."""
     from fleetsim.fleet import Fleet
 
     with ExitStack() as stack:
         fleet = stack.enter_context(Fleet(hosts))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="aegis-fleet-")))
-        inventory = folder / "inventory.json"
-        inventory.write_text(json.dumps(fleet.inventory()), encoding="utf-8")
+        inventory, listed = folder / "inventory.json", fleet.inventory()
+        if wait:
+            slow(fleet.folder, listed["all"]["vars"], wait)
+        inventory.write_text(json.dumps(listed), encoding="utf-8")
         controller = Controller(inventory, folder, forks)
         ping = partial(controller.module, "-m", "ansible.builtin.ping")
         ping()
@@ -148,16 +198,28 @@ def row(what: str, hosts: int, times: list[Timing], pings: list[Timing]) -> Row:
     wall = spread([one.wall for one in times])
     to_ping = ratios([one.wall for one in times], [one.wall for one in pings])
     cpu = spread([one.cpu / hosts for one in times])
+    first = spread([one.first / hosts for one in times])
     return {
         "what": what,
         "hosts": hosts,
         "seconds": wall.to_dict(),
         "to_ping": to_ping.to_dict(),
         "controller_cpu_seconds_a_host": cpu.to_dict(),
-        "text": {"s": wall.text(digits=1), "to ping": to_ping.text(),
-                 "s a host": f"{wall.median / hosts:.2f}",
-                 "controller cpu s a host": cpu.text()},
+        "first_process_seconds_a_host": first.to_dict(),
+        "text": {"s": wall.text(digits=1), "model": "", "to ping": to_ping.text(),
+                 "cpu s a host": cpu.text(), "first process s a host": first.text(digits=3)},
     }  # fmt: skip
+
+
+def expect(rows: list[Row], forks: int) -> None:
+    """Write what the two smallest fleets let expect into the rows of the others."""
+    for name in dict.fromkeys(row["what"] for row in rows):
+        of = sorted((row for row in rows if row["what"] == name), key=lambda row: row["hosts"])
+        points = [(row["hosts"], row["seconds"]["median"]) for row in of]
+        for row in of[2:]:
+            seconds = costs(points[0], points[1], forks).seconds(row["hosts"], forks)
+            row["model_seconds"] = seconds
+            row["text"]["model"] = f"{seconds:.1f}"
 
 
 def growth(rows: list[Row]) -> list[str]:
@@ -175,11 +237,18 @@ def main() -> int:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--hosts", type=int, nargs="+", default=[10, 50, 100])
     parser.add_argument("--forks", type=int, default=25, help="default: %(default)s")
+    parser.add_argument("--wait", type=float, default=0, help="seconds before every answer")
     options = parser.parse_args()
     rows: list[Row] = []
     for hosts in options.hosts:
-        rows += measure(hosts, options.rounds, options.forks)
-    report(rows, _COLUMNS, [f"{options.forks} forks", *growth(rows)], as_json=options.json)
+        rows += measure(hosts, options.rounds, options.forks, options.wait)
+    expect(rows, options.forks)
+    report(
+        rows,
+        _COLUMNS,
+        [f"{options.forks} forks, hosts that wait {options.wait:g} s", *growth(rows)],
+        as_json=options.json,
+    )
     return 0
 
 

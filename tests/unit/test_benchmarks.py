@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import agent, measure, process
+from benchmarks import agent, fleet, measure, process
 
 TIMES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=30)
 
@@ -136,3 +136,17 @@ def test_the_agent_s_row_has_its_ratio_round_by_round() -> None:
     assert row["met"]
     assert not agent.load_row("x", 1000, [used[0]._replace(own=40 << 10)], base[:1])["met"]
     assert not agent.load_row("x", 1000, [used[0]], base[:1])["met"]
+
+
+def test_two_fleets_tell_what_a_third_takes() -> None:
+    # 3 s whatever is done, 2 s for every five hosts.
+    costs = fleet.costs((5, 5.0), (20, 11.0), forks=5)
+    assert costs == fleet.Costs(start=3.0, turn=2.0)
+    assert costs.seconds(100, forks=5) == 43.0
+    assert costs.seconds(100, forks=50) == 7.0
+
+
+def test_more_forks_do_not_help_once_the_first_process_is_the_slowest() -> None:
+    costs = fleet.Costs(start=3.0, turn=2.0, first=0.1)
+    assert costs.seconds(1000, forks=10) == 203.0
+    assert costs.seconds(1000, forks=50) == costs.seconds(1000, forks=200) == 103.0
