@@ -17,7 +17,7 @@ from battery import Host, Kind, Mode, can_read, file_rule, net_rule, touch
 from aegis_tools.control.commit import commit
 
 SWAPS = {"6.1": 1000}
-SWAPS_ELSEWHERE = 200
+SWAPS_ELSEWHERE = 100
 DENIED_PEER, ALLOWED_PEER = ("127.0.0.7", 4444), ("127.0.0.8", 4444)
 
 
