@@ -180,7 +180,7 @@ def entry(
         "message": text(message, _MESSAGE),
         "ok": ok,
         "changes": changes,
-        "data": bounded(data),
+        "data": _details(data),
     }
 
 
@@ -222,12 +222,17 @@ def parse(data: bytes) -> Content:
     return found
 
 
-def bounded(value: Any, name: str = "", depth: int = 0) -> Any:
+def bounded(value: Any, name: str = "") -> Any:
     """Return a value as JSON can have it: without secrets, and at most MAX_VALUE bytes of it."""
-    found = _plain(value, name, depth)
-    if depth == 0 and len(encoded := _encode(found)) > MAX_VALUE:
+    found = _plain(value, name, 0)
+    if len(encoded := _encode(found)) > MAX_VALUE:
         return encoded[: MAX_VALUE // 2].decode("utf-8", "ignore") + _CUT
     return found
+
+
+def clean(value: Any) -> Any:
+    """Return a value as JSON can have it, without secrets; of long lists and texts the start."""
+    return _plain(value, "", 0)
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:
@@ -251,6 +256,11 @@ def seconds_of(when: object) -> float:
     if not isinstance(when, str) or not re.fullmatch(r"[0-9T:.-]{10,30}Z", when, re.ASCII):
         raise ValueError("a time is none")
     return datetime.fromisoformat(when[:-1]).replace(tzinfo=timezone.utc).timestamp()
+
+
+def _details(data: Mapping[str, Any]) -> dict[str, Any]:
+    found = bounded(data)
+    return found if isinstance(found, dict) else {"cut": found}
 
 
 def _plain(value: Any, name: str, depth: int) -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "aegis_tools"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAY_IMPORT = {  # fmt: skip
+MAY_IMPORT = {
     "errors": set[str](),
     "paths": {"errors"},
     "policy": {"errors", "policy"},
