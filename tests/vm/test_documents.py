@@ -64,6 +64,9 @@ def test_every_line_of_a_document_runs_as_written(
     document: str, environment: dict[str, str]
 ) -> None:
     subprocess.run(["aegisbpf", "load"], env=environment, check=True)
+    if document == "runbook.md":  # a host in trouble has a policy
+        apply = ["aegisbpf", "policy", "apply", "/etc/aegisbpf/policy.conf"]
+        subprocess.run(apply, env=environment, check=True)
     failed = []
     try:
         for line in lines_of(document):
@@ -86,7 +89,11 @@ def test_every_line_of_a_document_runs_as_written(
 
 
 def allowed(line: str) -> set[int]:
-    """Return the statuses a line may end with: searching in vain is no failure of ours."""
+    """Return the statuses a line may end with: searching in vain is no failure of ours, and the
+    machine may well be in one of the scenarios.
+    """
+    if line.startswith("aegisbpf diagnose"):
+        return {0, 20, 21, 22, 23}
     return {0, 1} if "grep" in line else {0}
 
 
