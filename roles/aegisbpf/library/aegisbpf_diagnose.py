@@ -89,7 +89,8 @@ def work(host):
 def lines(found):
     """Yield the answer for a person: a finding and its next command a line."""
     for one in found["findings"]:
-        yield f"{one['severity'].upper()}  {one['scenario']}: {one['summary']}; next: {one['command']}"
+        head = one["severity"].upper() + "  " + one["scenario"]
+        yield head + ": " + one["summary"] + "; next: " + one["command"]
     if not found["findings"]:
         yield "none"
     for one in found["notes"]:

@@ -146,7 +146,8 @@ def main():
         },
         **ARGUMENTS,
     }
-    needed = [("state", "run", ["scenario"]), ("state", "read", ["id"]), ("state", "closed", ["id"])]
+    needed = [("state", "run", ["scenario"])]
+    needed += [("state", state, ["id"]) for state in ("read", "closed")]
     run(AnsibleModule(spec, supports_check_mode=True, required_if=needed), work)
 
 
