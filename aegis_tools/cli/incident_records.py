@@ -41,14 +41,11 @@ def _row(one: Found) -> tuple[str, str, str, str]:
     if one.content is None:
         return one.id, "unreadable", "-", one.fault
     held = one.content
-    last = held.actions[-1] if held.actions else {"message": "-", "ok": True}
-    text = last["message"] if len(last["message"]) <= 60 else f"{last['message'][:59]}…"
-    return (
-        held.id,
-        held.result or "OPEN",
-        span(held.duration),
-        text if last["ok"] else f"failed: {text}",
-    )
+    text, ok = "-", True
+    if held.actions:
+        text, ok = str(held.actions[-1]["message"]), bool(held.actions[-1]["ok"])
+    short = text if len(text) <= 60 else f"{text[:59]}…"
+    return held.id, held.result or "OPEN", span(held.duration), short if ok else f"failed: {short}"
 
 
 def run_show(app: App, arguments: argparse.Namespace) -> int:

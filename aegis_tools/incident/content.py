@@ -104,6 +104,8 @@ class Content:
         """Add a rule; one of the same id is replaced."""
         found = bounded(rule)
         found = found if isinstance(found, dict) else {"text": str(found)}
+        if "id" in found:
+            found["id"] = text(str(found["id"]), _WORD)
         known = [one for one in self.rules if "id" not in one or one["id"] != found.get("id")]
         self.rules = [*known, found][-_RULES:]
 

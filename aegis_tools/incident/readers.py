@@ -90,7 +90,7 @@ class Refused(NamedTuple):
         unit: Its systemd unit; may be empty.
         operation: ``read`` …
         path: Path or address.
-        count: How often.
+        times: How often.
         first: Time of the first one.
         last: Time of the last one.
     """
@@ -100,7 +100,7 @@ class Refused(NamedTuple):
     unit: str
     operation: str
     path: str
-    count: int
+    times: int
     first: str
     last: str
 
@@ -184,10 +184,13 @@ def _until(batches: Any, end: int, boot_ns: Callable[[], int]) -> Iterator[Event
             return
 
 
+_Key = tuple[str, str, str, str, str]
+
+
 def count_refused(events: Iterator[Event]) -> tuple[Refused, ...]:
     """Return the most frequent refusals among events."""
-    counts: Counter[tuple[str, ...]] = Counter()
-    times: dict[tuple[str, ...], tuple[str, str]] = {}
+    counts: Counter[_Key] = Counter()
+    times: dict[_Key, tuple[str, str]] = {}
     for event in events:
         place = event.get("path") or event.get("address", "")
         key = (event["rule"], event["comm"], event["unit"], event["operation"], place)

@@ -52,6 +52,7 @@ class Record:
         self._clock = clock
         self._waiting: dict[str, bytes] = {}
         self._placed = fd is not None
+        self._unsaved = False
         self.continued = fd is not None
         self.dry_run = False
         self.problem = ""
@@ -164,6 +165,7 @@ class Record:
                 secrets, cut at 64 KiB.
         """
         self._content.know(name, value)
+        self._unsaved = True
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a fact: also one that an earlier run kept, as JSON has it."""
@@ -178,6 +180,7 @@ class Record:
                 ``operations``: what is known of it.
         """
         self._content.blame(rule)
+        self._unsaved = True
 
     def doing(self, action: str, message: str, **data: Any) -> None:
         """Say, on the disk, that something is about to be done.
@@ -215,6 +218,7 @@ class Record:
     def follow_up(self, text: str) -> None:
         """Keep what is left to do, for a person; written with the next action."""
         self._content.follow(text)
+        self._unsaved = True
 
     def file(self, name: str, data: bytes | str) -> None:
         """Keep a text as an evidence file, without secrets; of a long one the end is kept.
@@ -231,6 +235,7 @@ class Record:
         kept, cut = _fit(raw, min(MAX_FILE, MAX_FILES - known))
         digest = hashlib.sha256(kept).hexdigest()
         self._content.enclose({"name": name, "bytes": len(kept), "sha256": digest, "cut": cut})
+        self._unsaved = True
         if not self.dry_run:
             self._waiting[name] = kept
             self._flush()
@@ -258,6 +263,8 @@ class Record:
     def release(self) -> None:
         """Let another run have it; it stays open unless it was closed."""
         if self._fd is not None:
+            if self._unsaved:
+                self._save()
             os.close(self._fd)
             self._fd = None
 
@@ -297,7 +304,7 @@ class Record:
         """Return seconds since it began, by the boot clock where it is the same boot."""
         boot = self._content.boot
         if boot["id"] and boot["id"] == bootclock.boot_id(self._paths):
-            return max(0.0, (self._clock.boot_ns() - boot["ns"]) / 1e9)
+            return max(0.0, (self._clock.boot_ns() - int(boot["ns"])) / 1e9)
         return max(0.0, now - self._content.began)
 
     def _save(self) -> None:
@@ -310,6 +317,7 @@ class Record:
                 with contextlib.suppress(StateError, OSError):
                     self._shelf.prune(self.id)
             self._shelf.write(self._content)
+            self._unsaved = False
             self.problem = ""
         except (StateError, OSError) as error:
             self.problem = error.message if isinstance(error, StateError) else str(error)

@@ -199,7 +199,7 @@ def _refused_lines(facts: Facts) -> Iterator[str]:
     for one in facts.refused[:5]:
         who = f"{one.comm} ({one.unit})" if one.unit else one.comm
         yield (
-            f"refused: {who} {one.operation} {one.path}, {one.count} times in "
+            f"refused: {who} {one.operation} {one.path}, {one.times} times in "
             f"{RECENT_SECONDS // 60} min, by {one.rule}"
         )
 

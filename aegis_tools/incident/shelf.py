@@ -254,7 +254,8 @@ def _size(folder: Path) -> int:
         for where in (folder, folder / EVIDENCE):
             with os.scandir(where) as entries:
                 for _, one in zip(range(_MOST_NAMES), entries, strict=False):
-                    total += one.stat(follow_symlinks=False).st_size
+                    if one.is_file(follow_symlinks=False):
+                        total += one.stat(follow_symlinks=False).st_size
     return total
 
 

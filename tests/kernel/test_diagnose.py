@@ -39,14 +39,14 @@ def scenarios(found: dict[str, Any]) -> dict[str, str]:
 
 def test_a_host_without_bpf_lsm_is_told_so_and_nothing_is_written(host: Host) -> None:
     before = sorted(host.paths.root.rglob("*"))
-    found = host.json("diagnose", "--seconds", "0", code=21)
+    found = host("diagnose", "--seconds", "0", code=21)
     assert scenarios(found) == {"kernel-upgrade": "medium"}
     assert found["facts"]["state"] == "audit-fallback"
     assert sorted(host.paths.root.rglob("*")) == before
 
 
 def test_a_document_and_a_text_say_the_same(host: Host) -> None:
-    found = host.json("diagnose", "--seconds", "0", code=21)
+    found = host("diagnose", "--seconds", "0", code=21)
     text = host.text("diagnose", "--seconds", "0", code=21)
     assert text[0].startswith("MEDIUM  kernel-upgrade: ")
     assert f"  next: {found['findings'][0]['command']}" in text
