@@ -17,7 +17,7 @@ from aegis_tools.incident.readers import AGENT_UNIT, RuleUse
 
 NONE = "none"
 EXIT_CODES = {NONE: 0, "low": 20, "medium": 21, "high": 22, "critical": 23}
-"""Of ``aegisbpf diagnose``, by the worst severity."""
+"""Of the command, by the worst severity."""
 UNKNOWN_CODE = 8
 """Nothing was found, but not everything could be looked at: as ``StateError``."""
 ORDER = ("blocking", "kernel-upgrade", "crash-loop", "performance", "map-full")
@@ -91,7 +91,7 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """Of ``aegisbpf diagnose``."""
+        """Of the command."""
         if not self.findings and self.unknown:
             return UNKNOWN_CODE
         return EXIT_CODES[self.severity]

@@ -173,7 +173,10 @@ class Shelf:
                 raise _cannot(error) from error
             if (fd := self.claim(found.id)) is not None:
                 return fd
-        raise StateError("cannot make an incident record: too many of this second")
+        raise StateError(
+            "cannot make an incident record: there are too many of this second",
+            hint="run the command again",
+        )
 
     def write(self, found: Content) -> None:
         """Write a record, whole or not at all. The caller has claimed it.
