@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,15 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     found = diagnose(facts)
     app.show(
         lambda: {"version": __version__, **found.to_dict(), "facts": facts.to_dict()},
-        lambda: "\n".join(lines(found, facts)),
+        lambda: "\n".join([head(facts), *lines(found, facts)]),
     )
     return found.exit_code
+
+
+def head(facts: Facts) -> str:
+    """Return which host it is and when: many terminals are open at such a time."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(facts.time))
+    return f"{facts.host or 'this host'}, Linux {facts.kernel}, {when}"
 
 
 def lines(found: Diagnosis, facts: Facts) -> Iterator[str]:

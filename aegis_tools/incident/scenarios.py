@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from aegis_tools.control.health import fallback_check
 from aegis_tools.control.starts import LIMIT
 from aegis_tools.incident.facts import RECENT_SECONDS, Facts
 from aegis_tools.incident.readers import AGENT_UNIT, RuleUse
@@ -220,7 +219,11 @@ def _kernel_upgrade(facts: Facts) -> Iterator[Finding]:
                     "be refused", f"kernel {facts.kernel}", facts.lsm_text,
                     f"mode set for this host: {facts.wanted}")  # fmt: skip
     elif facts.state == "audit-fallback":
-        why = fallback_check(lsm_active=facts.lsm_active is True).message
+        why = (
+            "bpf is in the list of security modules, but the kernel refused our programs at the "
+            "load, or the list could not be read then"
+            if facts.lsm_active else "bpf is not known to be in the list of security modules"
+        )  # fmt: skip
         yield _find("kernel-upgrade", worst, "the audit fallback is loaded: nothing can be refused",
                     f"kernel {facts.kernel}", why)  # fmt: skip
     if not facts.btf and meant:

@@ -48,7 +48,8 @@ def test_a_host_without_bpf_lsm_is_told_so_and_nothing_is_written(host: Host) ->
 def test_a_document_and_a_text_say_the_same(host: Host) -> None:
     found = host("diagnose", "--seconds", "0", code=21)
     text = host.text("diagnose", "--seconds", "0", code=21)
-    assert text[0].startswith("MEDIUM  kernel-upgrade: ")
+    assert ", Linux " in text[0]
+    assert text[1].startswith("MEDIUM  kernel-upgrade: ")
     assert f"  next: {found['findings'][0]['command']}" in text
     schema = {"required": ["version", "scenario", "severity", "exit_code", "findings", "notes",
                            "unknown", "facts"]}  # fmt: skip

@@ -122,7 +122,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "kernel-upgrade", "medium", "audit",
     ),
     "fallback though lsm is there": (
-        {"state": "audit-fallback"}, "kernel-upgrade", "critical", "refused LSM programs",
+        {"state": "audit-fallback"}, "kernel-upgrade", "critical", "refused our programs",
     ),
     "lsm missing at the next boot": (
         {"lsm_pending": False, "lsm_text": "lsm= leaves it out"},
