@@ -32,6 +32,8 @@ from aegis_tools.policy.model import Mode
 
 RECENT_SECONDS = 300
 """What happened in these last seconds happens now."""
+_HOLDS = {"crash-loop": "crash-loop", "deny-rate": "blocking"}
+"""Whose procedure looks into a hold."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Facts:
         deadline: Seconds until enforce counts as audit; None without one.
         held: Why the host is held in audit, a key of ``fallback.REASONS``.
         held_meaning: It in one line.
+        held_known: A procedure has looked into it since.
         pending: The change that waits for its confirmation.
         pending_left: Seconds left for it; None without one.
         pending_failed: Why it could not be taken back.
@@ -66,12 +69,13 @@ class Facts:
         rules: Those that matched most between the looks, then lately.
         refused: Who was refused what, from the events of the last minutes.
         hooks: What the programs cost between the looks.
+        cpus: How many there are.
         sample_rate: Share of matches that send an event.
         ring_bytes: Of the event ring.
         lsm_active: Whether this boot has BPF LSM; None where that cannot be told.
         lsm_pending: Whether the next one has.
         lsm_text: The next boot in one line.
-        disabled: ``aegisbpf.disable=1`` is on the command line.
+        disabled: Nothing of ours may be loaded.
         btf: The kernel describes its types.
         config: What cannot be used of policy, keys and settings: name, message, hint.
         checks: What ``health`` finds wrong besides: name, message, hint.
@@ -96,6 +100,7 @@ class Facts:
     deadline: float | None = None
     held: str = ""
     held_meaning: str = ""
+    held_known: bool = False
     pending: str = ""
     pending_left: float | None = None
     pending_failed: str = ""
@@ -108,6 +113,7 @@ class Facts:
     rules: tuple[RuleUse, ...] = ()
     refused: tuple[Refused, ...] = ()
     hooks: tuple[Hook, ...] = ()
+    cpus: int = 1
     sample_rate: float = 1.0
     ring_bytes: int = 0
     lsm_active: bool | None = None
@@ -186,7 +192,10 @@ def read_facts(
     root = os.geteuid() == 0
     known = {name: value for name, value in look.found.items() if name in Facts.__annotations__}
     known["problems"] = tuple(look.problems)
-    return Facts(**{**known, "time": seams.wall(), "root": root, "kernel": features.release})
+    return Facts(**{
+        **known, "time": seams.wall(), "root": root, "kernel": features.release,
+        "cpus": os.cpu_count() or 1,
+    })  # fmt: skip
 
 
 def _kernel(look: _Looker, seconds: float, sleep: Callable[[float], None]) -> dict[str, Any]:
@@ -241,7 +250,15 @@ def _boot(paths: Paths, features: Features) -> dict[str, Any]:
 
 def _held(paths: Paths) -> dict[str, Any]:
     found = fallback.read(paths)
-    return {"held": found.reason, "held_meaning": found.meaning} if found else {}
+    if found is None:
+        return {}
+    scenario = _HOLDS.get(found.reason, "")
+    known = any(
+        one.content.result == "recovered" and (one.content.ended or 0) >= found.since
+        for one in Shelf(paths).all()
+        if one.content is not None and one.content.scenario == scenario
+    )
+    return {"held": found.reason, "held_meaning": found.meaning, "held_known": known}
 
 
 def _pending(paths: Paths, seams: Seams) -> dict[str, Any]:

@@ -22,8 +22,11 @@ UNKNOWN_CODE = 8
 ORDER = ("blocking", "kernel-upgrade", "crash-loop", "performance", "map-full")
 """Scenarios; of two that are equally bad the first is worked on first."""
 
-NEARLY_FULL = 0.8
+NEARLY_FULL = 0.85
+WORTH_A_NOTE = 0.8
+"""Where the alert begins."""
 HOOK_SHARE = 0.10
+"""Of all CPUs."""
 EVENTS_A_SECOND = 5000
 LAG_SECONDS = 5.0
 _AGENT_FAULTS = ("auto-restart", "failed")
@@ -147,7 +150,9 @@ def _both(one: Finding, other: Finding) -> Finding:
 
 def _blocking(facts: Facts) -> Iterator[Finding]:
     yield from _refusing(facts)
-    if facts.held == "deny-rate":
+    if facts.held == "deny-rate" and facts.held_known:
+        yield _resume("blocking", facts)
+    elif facts.held == "deny-rate":
         yield _find("blocking", "high", "more was refused than the threshold allows, so the host "
                     "went into audit", facts.held_meaning, "nothing is refused until you resume",
                     *_rule_lines(facts.rules))  # fmt: skip
@@ -161,6 +166,12 @@ def _blocking(facts: Facts) -> Iterator[Finding]:
                     f"taking it back failed: {facts.pending_failed}" if facts.pending_failed
                     else "neither agent nor timer took it back",
                     command="aegisbpf policy revert")  # fmt: skip
+
+
+def _resume(scenario: str, facts: Facts) -> Finding:
+    return _find(scenario, "medium", "the host is still held in audit; its procedure has run",
+                 facts.held_meaning, "nothing is refused until you resume; when the cause is gone:",
+                 command="aegisbpf resume")  # fmt: skip
 
 
 def _refusing(facts: Facts) -> Iterator[Finding]:
@@ -211,8 +222,8 @@ def _kernel_upgrade(facts: Facts) -> Iterator[Finding]:
     meant = facts.set_up or facts.loaded
     worst = "critical" if "enforce" in (facts.wanted, facts.mode) else "medium"
     if facts.disabled and meant:
-        yield _find("kernel-upgrade", "medium", "aegisbpf.disable=1 is on the kernel command line: "
-                    "nothing is loaded on this boot", "a boot without it loads the stored policy",
+        yield _find("kernel-upgrade", "medium", "loading is switched off: nothing is refused or "
+                    "watched", _disabled_line(facts), "a boot without that loads the stored policy",
                     facts.lsm_text)  # fmt: skip
     elif facts.lsm_active is False and meant:
         yield _find("kernel-upgrade", worst, "this boot's kernel runs without BPF LSM: nothing can "
@@ -234,8 +245,16 @@ def _kernel_upgrade(facts: Facts) -> Iterator[Finding]:
                     "could be refused then", facts.lsm_text)  # fmt: skip
 
 
+def _disabled_line(facts: Facts) -> str:
+    """Return what switches it off, in the words of the check."""
+    found = (message for name, message, _ in facts.checks if name == "enabled")
+    return next(found, "aegisbpf.disable=1 is on the kernel command line")
+
+
 def _crash_loop(facts: Facts) -> Iterator[Finding]:
-    if facts.held in ("crash-loop", "damaged"):
+    if facts.held == "crash-loop" and facts.held_known:
+        yield _resume("crash-loop", facts)
+    elif facts.held in ("crash-loop", "damaged"):
         yield _find("crash-loop", "high", "the host is held in audit: the agent crashed again and "
                     "again" if facts.held == "crash-loop" else "the host is held in audit, and the "
                     "record of why is damaged", facts.held_meaning, *_agent_lines(facts),
@@ -296,10 +315,10 @@ def _performance(facts: Facts) -> Iterator[Finding]:
                     f"{facts.counters.get('ringbuf_drops', 0)} lost since the load, ring "
                     f"{facts.ring_bytes >> 10} KiB", "what was refused was refused all the same",
                     *_busy_lines(facts))  # fmt: skip
-    share = sum(hook.share for hook in facts.hooks)
+    share = sum(hook.share for hook in facts.hooks) / max(facts.cpus, 1)
     if share > HOOK_SHARE:
         top = facts.hooks[0]
-        yield _find("performance", "medium", f"the hooks take {100 * share:.0f} % of one CPU",
+        yield _find("performance", "medium", f"the hooks take {100 * share:.0f} % of the CPUs",
                     f"most: {top.name}, {top.runs:.0f} runs a second, {top.each:.0f} ns each",
                     *_busy_lines(facts))  # fmt: skip
     events = facts.rates.get("events", 0.0)
@@ -307,10 +326,6 @@ def _performance(facts: Facts) -> Iterator[Finding]:
         yield _find(
             "performance", "medium", f"{_rate(events)} events are sent", *_busy_lines(facts)
         )
-    lag = facts.agent.get("lag_seconds")
-    if isinstance(lag, int | float) and lag > LAG_SECONDS and facts.agent.get("running"):
-        yield _find("performance", "medium", f"the agent is {lag:.0f} s behind with events",
-                    *_busy_lines(facts))  # fmt: skip
 
 
 def _busy_lines(facts: Facts) -> Iterator[str]:
@@ -328,7 +343,7 @@ def _map_full(facts: Facts) -> Iterator[Finding]:
     shares = [(entries / size, name, entries, size) for name, entries, size in facts.maps if size]
     lines = [f"{name}: {entries}/{size} entries ({100 * entries // size}% full)"
              for share, name, entries, size in sorted(shares, reverse=True)
-             if share > NEARLY_FULL]  # fmt: skip
+             if share >= NEARLY_FULL]  # fmt: skip
     full = [name for share, name, _, _ in shares if share >= 1]
     refused = _no_room(facts)
     if refused:
@@ -376,6 +391,12 @@ def _notes(facts: Facts, scenarios: set[str]) -> Iterator[Note]:
     lost = facts.counters.get("ringbuf_drops", 0)
     if lost and "performance" not in scenarios:
         yield Note(f"{lost} events were lost since the load, none now", "aegisbpf stats")
+    lag = facts.agent.get("lag_seconds")
+    if isinstance(lag, int | float) and lag > LAG_SECONDS and facts.agent.get("running"):
+        yield Note(f"the agent is {lag:.0f} s behind with events", "aegisbpf stats")
+    for name, entries, size in facts.maps:
+        if size and WORTH_A_NOTE < entries / size < NEARLY_FULL:
+            yield Note(f"{name} is {100 * entries // size}% full", "aegisbpf capacity")
     if facts.disk_free is not None and facts.disk_free < 16 << 20:
         yield Note(f"the disk of the state folder has {facts.disk_free >> 20} MiB left", "df -h")
     known = set().union(*(_COVERED.get(one, set()) for one in scenarios))

@@ -80,6 +80,14 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"held": "crash-loop", "mode": "audit", "state": "auditing"},
         "crash-loop", "high", "resume",
     ),
+    "crash loop held and looked into": (
+        {"held": "crash-loop", "held_known": True, "mode": "audit", "state": "auditing"},
+        "crash-loop", "medium", "still held",
+    ),
+    "deny rate, looked into": (
+        {"held": "deny-rate", "held_known": True, "mode": "audit", "state": "auditing"},
+        "blocking", "medium", "still held",
+    ),
     "damaged hold": (
         {"held": "damaged", "mode": "audit", "state": "auditing"}, "crash-loop", "high", "damaged",
     ),
@@ -103,9 +111,6 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "performance", "medium", "aegis_file_open",
     ),
     "event storm": ({"rates": {"events": 9000.0}}, "performance", "medium", "9000 a second"),
-    "agent behind": (
-        {"agent": {"running": True, "lag_seconds": 30.0}}, "performance", "medium", "30 s behind",
-    ),
     "map at 85 %": ({"maps": (("deny_inode_map", 85, 100),)}, "map-full", "low", "85% full"),
     "map full": ({"maps": (("deny_inode_map", 100, 100),)}, "map-full", "medium", "100% full"),
     "hits full": ({"maps": (("rule_hits", 100, 100),)}, "map-full", "low", "not counted"),
@@ -167,6 +172,8 @@ def test_blocking_says_who_and_that_it_cannot_know_whether_it_is_meant() -> None
         ({"sample_rate": 0.1}, "10 % are sent", "event-sample-rate 1"),
         ({"open_incidents": ("20270115T080000Z-blocking",)}, "is open", "incident show"),
         ({"counters": {"ringbuf_drops": 7}}, "7 events were lost", "stats"),
+        ({"maps": (("rules", 82, 100),)}, "rules is 82% full", "capacity"),
+        ({"agent": {"running": True, "lag_seconds": 30.0}}, "30 s behind", "stats"),
         ({"disk_free": 1 << 20}, "1 MiB left", "df"),
         ({"state": "detached", "checks": (("attached", "0 of 9 hooks attached", "run: X"),)},
          "0 of 9 hooks", "X"),
@@ -227,6 +234,8 @@ ANY = st.builds(
     missing=st.lists(TEXT, max_size=2).map(tuple),
     mode=st.sampled_from(["", "audit", "enforce"]),
     state=st.sampled_from(["", "enforcing", "auditing", "audit-fallback", "detached"]),
+    cpus=st.integers(0, 9),
+    held_known=st.booleans(),
     held=st.sampled_from(["", "crash-loop", "deny-rate", "lockout", "damaged", "later"]),
     pending_left=st.none() | st.floats(-100, 100),
     agent=st.dictionaries(
