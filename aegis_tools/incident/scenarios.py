@@ -399,6 +399,11 @@ def _notes(facts: Facts, scenarios: set[str]) -> Iterator[Note]:
             yield Note(f"{name} is {100 * entries // size}% full", "aegisbpf capacity")
     if facts.disk_free is not None and facts.disk_free < 16 << 20:
         yield Note(f"the disk of the state folder has {facts.disk_free >> 20} MiB left", "df -h")
+    yield from _health_notes(facts, scenarios)
+
+
+def _health_notes(facts: Facts, scenarios: set[str]) -> Iterator[Note]:
+    """Yield what ``health`` finds wrong and no finding says."""
     known = set().union(*(_COVERED.get(one, set()) for one in scenarios))
     if facts.loaded is False:
         known.add("loaded")
