@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from aegis_tools.cli.output import App, table
@@ -41,11 +42,14 @@ def _row(one: Found) -> tuple[str, str, str, str]:
     if one.content is None:
         return one.id, "unreadable", "-", one.fault
     held = one.content
-    text, ok = "-", True
+    text = "-"
     if held.actions:
-        text, ok = str(held.actions[-1]["message"]), bool(held.actions[-1]["ok"])
+        text = _MARKS[held.actions[-1]["ok"]] + str(held.actions[-1]["message"])
     short = text if len(text) <= 60 else f"{text[:59]}…"
-    return held.id, held.result or "OPEN", span(held.duration), short if ok else f"failed: {short}"
+    return held.id, held.result or "OPEN", span(held.duration), short
+
+
+_MARKS = {True: "", False: "failed: ", None: "cut off: "}
 
 
 def run_show(app: App, arguments: argparse.Namespace) -> int:
@@ -63,25 +67,34 @@ def run_show(app: App, arguments: argparse.Namespace) -> int:
 
 
 def _text(held: Content, folder: str) -> str:
-    state = held.result or "OPEN: end it with: aegisbpf incident close " + held.id
-    lines = [f"{held.id}: {state}", f"  host      {held.host}, Linux {held.kernel}"]
-    if held.duration is not None:
-        lines.append(f"  took      {span(held.duration)}")
-    lines.append("")
+    state = held.result or f"OPEN; end it with: aegisbpf incident close {held.id}"
+    lines = [f"{held.id}: {state}", table(_about(held)), ""]
     lines.append(table(_action(one) for one in held.actions) or "  nothing was done")
     for rule in held.rules:
-        known = ", ".join(f"{k} {_short(v)}" for k, v in rule.items() if v and k != "text")
-        lines.append(f"  rule      {rule.get('text', rule.get('id', '?'))}: {known}")
-    lines += [f"  fact      {name}: {_short(value)}" for name, value in held.facts.items()]
-    lines += [f"  evidence  {folder}/{one['name']} ({one['bytes']} bytes)" for one in held.files]
-    lines += [f"  to do     {one}" for one in held.follow_ups]
+        lines += ["", f"  rule {rule.get('id', '?')}"]
+        lines.append(table((f"    {name}", _short(value)) for name, value in rule.items()
+                           if value and name != "id"))  # fmt: skip
+    facts = [(f"  {name}", _short(value)) for name, value in held.facts.items()]
+    lines += ["", table(facts)] if facts else []
+    lines += ["", *(f"  to do: {one}" for one in held.follow_ups)] if held.follow_ups else []
+    lines += ["", f"  evidence in {folder}"] if held.files else []
+    lines += [f"    {one['name']} ({one['bytes']} bytes)" for one in held.files]
     return "\n".join(lines)
 
 
-def _action(one: dict[str, Any]) -> tuple[str, str, str]:
-    mark = {True: "", False: "FAILED ", None: "CUT OFF "}[one["ok"]]
-    verb = "did" if one["changes"] else "saw"
-    return f"  {one['time'][:19]}Z", f"+{one['seconds']:.1f} s", f"{verb}  {mark}{one['message']}"
+def _about(held: Content) -> Iterator[tuple[str, str]]:
+    top = held.to_dict()
+    who = held.by["sudo_user"] or f"uid {held.by['uid']}"
+    yield "  host", f"{held.host}, Linux {held.kernel}"
+    yield "  began", f"{top['began']} by {who}"
+    if held.duration is not None:
+        yield "  took", span(held.duration)
+
+
+def _action(one: dict[str, Any]) -> tuple[str, str, str, str]:
+    done = "did" if one["changes"] else "saw"
+    verb = {True: done, False: "FAILED", None: "CUT OFF"}[one["ok"]]
+    return f"  {one['time'][11:19]}Z", f"+{one['seconds']:.1f} s", verb, one["message"]
 
 
 def _short(value: Any) -> str:

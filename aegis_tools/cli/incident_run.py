@@ -72,7 +72,9 @@ def as_text(case: Case, outcome: Outcome) -> str:
 
 def _lines(case: Case, outcome: Outcome) -> Iterator[str]:
     prefix = "dry run, " if case.dry_run else ""
-    yield f"{prefix}{case.record.scenario}: {outcome.result.replace('-', ' ')}: {outcome.summary}"
+    result = outcome.result.replace("-", " ")
+    summary = outcome.summary.removeprefix(f"{result}: ")
+    yield f"{prefix}{case.record.scenario}: {result}: {summary}"
     if case.steps:
         yield table(_row(step) for step in case.steps)
     if case.record.kept:

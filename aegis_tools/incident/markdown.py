@@ -28,6 +28,8 @@ _PROVENANCE = (
     ("applied_by", "Applied by"), ("signers", "Signed by"), ("policy", "Policy"),
     ("hits", "Hits"), ("processes", "Processes"),
 )  # fmt: skip
+_SUMMARY = ("root_cause", "affected_service", "resolution", "prevention")
+"""Facts that stand at the top."""
 _SHORT = 300
 
 
@@ -55,20 +57,23 @@ def _head(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Duration", span(record["duration_seconds"])
     yield "Result", f"**{_RESULTS[record['result']]}**"
     by = record["by"]
-    yield "By", _cell(f"{by['sudo_user']} (uid {by['uid']})" if by["sudo_user"] else by["uid"])
-    for name in ("root_cause", "affected_service", "resolution", "prevention"):
+    yield (
+        "By",
+        _cell(f"{by['sudo_user']} (uid {by['uid']})" if by["sudo_user"] else f"uid {by['uid']}"),
+    )
+    for name in _SUMMARY:
         if name in record["facts"]:
             yield name.replace("_", " ").capitalize(), _cell(record["facts"][name])
 
 
 def _timeline(record: Mapping[str, Any]) -> Iterator[str]:
-    marks = {True: "", False: "**failed**", None: "**began; whether it ended is not known**"}
+    marks = {True: "", False: "**failed:** ", None: "**begun, and cut off:** "}
     rows = (
         (
             _cell(one["time"][11:19]),
             f"+{one['seconds']:.1f} s",
             "did" if one["changes"] else "saw",
-            f"{_cell(one['message'])} {marks[one['ok']]}".strip(),
+            f"{marks[one['ok']]}{_cell(one['message'])}",
         )
         for one in record["actions"]
     )
@@ -76,11 +81,12 @@ def _timeline(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rules(rules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for one in rules:
+    for number, one in enumerate(rules):
+        if number:
+            yield ""
         known = [(label, _cell(one[name])) for name, label in _PROVENANCE if one.get(name)]
         others = [(name, _cell(one[name])) for name in one if name not in dict(_PROVENANCE)]
         yield from _table(("", ""), [*known, *others])
-        yield ""
 
 
 def processes(record: Mapping[str, Any]) -> list[str]:
@@ -92,8 +98,11 @@ def processes(record: Mapping[str, Any]) -> list[str]:
 
 
 def _evidence(record: Mapping[str, Any]) -> Iterator[str]:
-    facts = [(_cell(name), _cell(value)) for name, value in record["facts"].items()]
+    facts = [(_cell(name), _cell(value)) for name, value in record["facts"].items()
+             if name not in _SUMMARY]  # fmt: skip
     yield from _table(("Fact", "Value"), facts)
+    if facts and record["files"]:
+        yield ""
     for one in record["files"]:
         cut = ", cut" if one["cut"] else ""
         yield f"- {_cell(one['name'])} ({one['bytes']} bytes{cut}), SHA-256 {one['sha256'][:16]}…"
