@@ -122,6 +122,11 @@ class Paths:
         return self.state / "fallback.json"
 
     @property
+    def incidents(self) -> Path:
+        """What was done in emergencies, one folder each (``incident.shelf``)."""
+        return self.state / "incidents"
+
+    @property
     def units(self) -> Path:
         """Where an administrator's systemd units are."""
         return self.root / "etc/systemd/system"

@@ -23,6 +23,8 @@ from aegis_tools.errors import AegisError, KernelError, StateError, UsageError
 from aegis_tools.paths import Paths
 
 COMMANDS = {
+    "diagnose": ("diagnose", "what is wrong with this host, and the next command"),
+    "incident": ("incident", "get out of trouble, one procedure a scenario; and its records"),
     "load": ("load", "load the BPF programs, attach and pin them"),
     "attach": ("load", "attach loaded programs again"),
     "detach": ("load", "stop enforcing and watching, keep the maps"),

@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -140,12 +140,11 @@ def rollback(app: App, arguments: argparse.Namespace) -> int:
     return _apply(app, read, arguments, action="policy rollback")
 
 
-def _read(
-    app: App, read: Callable[[], Source], arguments: argparse.Namespace, action: str
-) -> Source:
-    """Read under the lock, so that no other apply can accept a serial in between."""
+@contextlib.contextmanager
+def _refusals(app: App, arguments: argparse.Namespace, action: str) -> Iterator[None]:
+    """Write into the history that a policy was refused, and why."""
     try:
-        return read()
+        yield
     except AegisError as error:
         if not arguments.dry_run:
             # A refusal is worth a line; being unable to write it is not worth another error.
@@ -162,8 +161,9 @@ def _apply(
     with locked(app.paths.lock, command=action), contextlib.ExitStack() as stack:
         live = stack.enter_context(Live(Pins(app.paths.pins)))
         left = None if arguments.dry_run else _settle(app, live, arguments)
-        source = _read(app, read, arguments, action)
-        prepared = _prepare(app, live, source, arguments)
+        with _refusals(app, arguments, action):
+            # Read under the lock, so that no other apply can accept a serial in between.
+            prepared = _prepare(app, live, read(), arguments)
         check_plan(prepared, arguments.plan)
         _check_clean(app, live, prepared, arguments)
         prepared = check_lockout(app, prepared, arguments, action)

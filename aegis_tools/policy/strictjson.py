@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from math import isfinite
 from typing import Any, NoReturn
 
 _LONGEST_INTEGER = 20  # digits of 2**64 - 1
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, *, fractions: bool = False) -> Any:
     """Parse one JSON document, strictly.
 
     Refused: anything but UTF-8 without a byte order mark, a key that occurs twice in an object,
-        fractions, ``NaN``, integers of more than 20 digits, lone surrogates, and nesting too deep
-        for the parser.
+        fractions unless they are asked for, ``NaN``, integers of more than 20 digits, lone
+        surrogates, and nesting too deep for the parser.
 
     Raises:
         ValueError: ``data`` is not such a document.
@@ -25,7 +26,7 @@ def loads(data: bytes) -> Any:
             text,
             object_pairs_hook=_unique_keys,
             parse_int=_integer,
-            parse_float=_no_number,
+            parse_float=_fraction if fractions else _no_number,
             parse_constant=_no_number,
         )
     except RecursionError:
@@ -75,6 +76,13 @@ def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > _LONGEST_INTEGER:
         raise ValueError("an integer is too long")
     return int(digits)
+
+
+def _fraction(text: str) -> float:
+    found = float(text)
+    if not isfinite(found):
+        raise ValueError("a number is too large")
+    return found
 
 
 def _no_number(text: str) -> NoReturn:

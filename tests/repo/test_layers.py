@@ -1,4 +1,7 @@
-"""Imports go one way: cli → agent → control → policy, kernel → errors; rollout stands alone."""
+"""Imports go one way: cli → incident → agent → control → policy, kernel → errors.
+
+rollout stands alone.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,28 @@ MAY_IMPORT = {
     "kernel": {"errors", "paths", "kernel"},
     "control": {"errors", "paths", "policy", "kernel", "control"},
     "agent": {"errors", "paths", "policy", "kernel", "control", "agent", "__version__"},
+    "incident": {
+        "errors",
+        "paths",
+        "policy",
+        "kernel",
+        "control",
+        "agent",
+        "incident",
+        "__version__",
+    },
     "rollout": {"rollout"},
-    "cli": {"errors", "paths", "policy", "kernel", "control", "agent", "cli", "__version__"},
+    "cli": {
+        "errors",
+        "paths",
+        "policy",
+        "kernel",
+        "control",
+        "agent",
+        "incident",
+        "cli",
+        "__version__",
+    },
     "__main__": {"cli"},
     "__init__": set[str](),
 }
@@ -92,6 +115,8 @@ def test_a_module_imports_downward_only(path: Path) -> None:
         ("from aegis_tools.control import plan", "kernel"),
         ("import aegis_tools.cli.main", "control"),
         ("def f():\n    from aegis_tools.agent import run", "control"),
+        ("from aegis_tools.incident import record", "agent"),
+        ("from aegis_tools.cli import output", "incident"),
         ("from . import errors", "policy"),
         ("import yaml", "policy"),
         ("from nacl.signing import SigningKey", "policy"),

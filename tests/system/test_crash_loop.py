@@ -62,6 +62,8 @@ def kill_until_held(machine: Machine) -> None:
 def told_why(machine: Machine) -> None:
     """Assert that a person who looks finds what happened, and what to do."""
     assert not refused(machine)
+    found = machine.run("aegisbpf diagnose --json", check=False)
+    assert (found.status, found.json()["scenario"]) == (22, "crash-loop"), found.stdout
     state = machine.aegis("mode")
     assert state["mode"] == "audit"
     assert "crash" in state["held"], state

@@ -19,6 +19,8 @@ FILES = (
     " -printf '%p %m %u %g ' -exec sha256sum {} ';' | sort"
 )
 REFUSED = 5
+NONE, MEDIUM, HIGH = 0, 21, 22
+"""Exit codes of diagnose."""
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -54,6 +56,15 @@ def aegis(host: Machine) -> Callable[..., Any]:
     return call
 
 
+def diagnosed(host: Machine, status: int) -> str:
+    """Return which scenario diagnose finds first, once its exit code is what it should be."""
+    done = host.run("aegisbpf diagnose --json", check=False)
+    assert done.status == status, done.stdout + done.stderr
+    found = done.json()
+    assert found["unknown"] == []
+    return str(found["scenario"])
+
+
 def test_a_host_gets_bpf_keeps_what_it_had_and_can_go_back(
     host: Machine, aegis: Callable[..., Any]
 ) -> None:
@@ -62,6 +73,10 @@ def test_a_host_gets_bpf_keeps_what_it_had_and_can_go_back(
     assert (now["active"], now["pending"], now["working"]) == (False, False, None)
     had = now["active_list"]
     assert [one["where"] for one in now["foreign"]] == [SITE]
+    assert diagnosed(host, NONE) == "none"  # nothing was set up
+    host.run("aegisbpf load")
+    assert diagnosed(host, MEDIUM) == "kernel-upgrade"
+    host.run("aegisbpf reset")
 
     assert SITE in aegis("aegisbpf lsm enable", REFUSED)["message"]
     aegis("aegisbpf lsm enable --dry-run", REFUSED)
@@ -88,9 +103,11 @@ def test_a_host_gets_bpf_keeps_what_it_had_and_can_go_back(
         one["name"]: one for one in host.run("aegisbpf health --json", check=False).json()["checks"]
     }
     assert "has bpf" in health["lsm-pending"]["message"]
+    assert diagnosed(host, NONE) == "none"
 
     assert aegis("aegisbpf lsm disable --dry-run")["pending"] is False
     gone = aegis("aegisbpf lsm disable")
     assert (gone["changed"], gone["pending"], gone["reboot_needed"]) == (True, False, True)
     assert host.run(FILES).stdout == before
+    assert diagnosed(host, HIGH) == "kernel-upgrade"
     assert documented() == aegis.ran  # type: ignore[attr-defined]

@@ -13,6 +13,8 @@ import yaml
 from metrics_support import exposed, reading, values
 from promql_support import dashboard_queries, labels_of, metrics_in
 
+from aegis_tools.incident.scenarios import ORDER
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROMETHEUS = REPOSITORY / "prometheus"
 RULES = yaml.safe_load((PROMETHEUS / "aegisbpf.rules.yml").read_text(encoding="utf-8"))
@@ -68,18 +70,42 @@ def test_the_alerts_of_the_runbook_are_there_as_written(name: str) -> None:
     assert (rule["expr"], rule["labels"]["severity"]) == SEED[name]
 
 
+def runbook() -> dict[str, tuple[str, str]]:
+    """Return, by alert, the anchor of the section that it is in, and what is said of it."""
+    text = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return {
+        alert: (title.lower().replace(" ", "-"), body)
+        for title, section in sections
+        for alert, body in re.findall(
+            r"^### (AegisBPF\w+)\n(.*?)(?=^### |\Z)", section, re.MULTILINE | re.DOTALL
+        )
+    }
+
+
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
 def test_an_alert_leads_to_its_part_of_the_runbook(rule: dict[str, Any]) -> None:
     path, _, anchor = rule["annotations"]["runbook"].partition("#")
-    text = (REPOSITORY / path).read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
-    assert anchor == rule["alert"].lower()
-    assert re.search(r"^```sh\naegisbpf ", sections[rule["alert"]], re.MULTILINE)
+    section, body = runbook()[rule["alert"]]
+    assert path == "docs/runbook.md"
+    assert anchor == (rule["alert"].lower() if section == "other-alerts" else section)
+    assert re.search(r"^```sh\naegisbpf ", body, re.MULTILINE)
 
 
 def test_the_runbook_has_no_part_for_an_alert_that_is_none() -> None:
+    assert sorted(runbook()) == sorted(rule["alert"] for rule in ALERTS)
+
+
+@pytest.mark.parametrize("scenario", ORDER)
+def test_a_scenario_has_a_section_with_its_command_and_its_playbook(scenario: str) -> None:
     text = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == [rule["alert"] for rule in ALERTS]
+    _, title, body = text.partition(f"\n## {scenario.capitalize().replace('-', ' ')}\n")
+    assert title
+    section = body.partition("\n## ")[0]
+    for part in ("**Symptoms:**", "**What it does", "**Escalate**"):
+        assert part in section
+    assert re.search(rf"^```sh\naegisbpf incident {scenario}\b", section, re.MULTILINE)
+    assert f"`runbook_{scenario.replace('-', '_')}.yml`" in text
 
 
 @pytest.mark.parametrize("name", [str(rule["alert"]) for rule in ALERTS])
