@@ -20,7 +20,7 @@ from typing import Any
 from aegis_tools import __version__
 from aegis_tools.control import bootclock, files
 from aegis_tools.control.bootclock import Seams
-from aegis_tools.errors import StateError
+from aegis_tools.errors import StateError, UsageError
 from aegis_tools.incident import content
 from aegis_tools.incident.content import RESULTS, SCENARIOS, Content
 from aegis_tools.incident.redact import redact
@@ -128,7 +128,7 @@ class Record:
                 record.continued = record.dry_run = True
                 return record
             record = cls.open(paths, identifier, clock=clock, calls=shelf.calls)
-        except StateError:
+        except (StateError, UsageError):  # or it has gone meanwhile
             return None
         if not record._content.open:  # ended between our look and our claim
             record.release()

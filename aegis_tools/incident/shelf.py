@@ -172,11 +172,21 @@ class Shelf:
             except OSError as error:
                 raise _cannot(error) from error
             if (fd := self.claim(found.id)) is not None:
+                self._sync()
                 return fd
         raise StateError(
             "cannot make an incident record: there are too many of this second",
             hint="run the command again",
         )
+
+    def _sync(self) -> None:
+        """Let a new folder outlive a loss of power, as what is written into it will."""
+        with contextlib.suppress(OSError):  # a disk that fails shows with the record itself
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.calls.fsync(fd)
+            finally:
+                os.close(fd)
 
     def write(self, found: Content) -> None:
         """Write a record, whole or not at all. The caller has claimed it.
