@@ -28,7 +28,7 @@ from aegis_tools.kernel.features import (
     DISABLE_FILES,
     DISABLE_PARAMETER,
     Features,
-    read_host_features,
+    read_features,
     why_disabled,
 )
 from aegis_tools.kernel.pins import Pins
@@ -126,7 +126,7 @@ def look(case: Case) -> Situation:
         AegisError: The boot configuration cannot be read.
     """
     paths = case.paths
-    features = read_host_features(paths.root)
+    features = read_features(paths.root)
     facts = read_facts(paths, features.lsms, case.seams.run)
     choices = default.choices(paths, facts)
     releases = {entry.release for entry in choices.values()}
