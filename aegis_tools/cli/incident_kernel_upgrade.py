@@ -25,7 +25,8 @@ def build(parser: argparse.ArgumentParser) -> None:
         help="give the default entry back, once its kernel is right again",
     )  # fmt: skip
     parser.add_argument(
-        "--undo-disable", action="store_true",
+        "--undo-disable",
+        action="store_true",
         help="let programs be loaded again after a break-glass",
     )
     parser.epilog = (

@@ -286,7 +286,9 @@ def _outcome(case: Case, found: Situation, told: list[str]) -> Outcome:
         again = (f"{COMMAND} --undo-disable",)
         return Outcome(True, _result(case), f"{off}: {told_why}", again, data=data)
     if not found.next_has_bpf and not case.dry_run:
-        error = BootError("the next boot will still have no BPF LSM", hint=f"see: {COMMAND} --check")
+        error = BootError(
+            "the next boot will still have no BPF LSM", hint=f"see: {COMMAND} --check"
+        )
         return Outcome(True, "not-recovered", told_why, error=error, data=data)
     if data["reboot_needed"]:
         summary = f"{told_why}; the next boot has BPF LSM"

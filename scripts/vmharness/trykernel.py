@@ -68,7 +68,7 @@ def contents(target: Path) -> dict[str, tuple[int, bytes]]:
 def archive(files: Mapping[str, tuple[int, bytes]]) -> bytes:
     """Return files as the kernel unpacks them into its first root: cpio(5), "newc"."""
     folders = {str(above) for name in files for above in Path(name).parents if str(above) != "."}
-    every = {name: (0o040755, b"") for name in sorted(folders | set(FOLDERS))}
+    every = dict.fromkeys(sorted(folders | set(FOLDERS)), (0o040755, b""))
     every |= files
     return b"".join(_members({**every, "TRAILER!!!": (0, b"")}))
 

@@ -47,7 +47,7 @@ def glass(shell: str, prepare: str = "", *, options: str = "", then: str = "") -
 def test_every_shell_ends_it_marks_it_holds_it_and_records_it(shell: str) -> None:
     status, told = glass(
         shell,
-        "echo '{\"mode\":\"enforce\"}' > /var/lib/aegisbpf/boot.json",
+        'echo \'{"mode":"enforce"}\' > /var/lib/aegisbpf/boot.json',
         then="ls /sys/fs/bpf /etc /run; cat /var/lib/aegisbpf/fallback.json"
         " /var/lib/aegisbpf/incidents/*",
     )
@@ -82,7 +82,10 @@ def test_looking_changes_nothing() -> None:
 
 
 def test_without_anything_that_unlinks_the_file_system_is_unmounted() -> None:
-    hide = "for p in rm find perl python3 busybox bpftool; do mount --bind /bin/false $(command -v $p); done"
+    hide = (
+        "for p in rm find perl python3 busybox bpftool; do"
+        " mount --bind /bin/false $(command -v $p); done"
+    )
     status, told = glass("dash", hide, then="ls /sys/fs/bpf")
     assert "the pins are gone" in told, told
     assert status == 1, "nothing proves it"

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -222,10 +221,10 @@ def test_without_the_package_it_ends_and_the_next_boot_does_not_enforce(host: Ma
 
 
 @pytest.fixture
-def reachable(host: Machine) -> Iterator[Machine]:
+def reachable(host: Machine) -> Machine:
     """Let the host be reached in rescue mode, as an administrator may have it."""
     host.run("systemctl add-wants rescue.target ssh systemd-networkd qemu-guest-agent")
-    yield host
+    return host
 
 
 def test_grubs_recovery_entry_boots_without_enforcement(reachable: Machine) -> None:

@@ -1,4 +1,4 @@
-"""A kernel without BPF LSM comes by an upgrade and boots by default; the host finds its way back."""
+"""A kernel without BPF LSM comes by an upgrade and boots by default: foreseen, and undone."""
 
 from __future__ import annotations
 

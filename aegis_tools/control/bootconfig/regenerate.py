@@ -1,4 +1,4 @@
-"""Carry out a change with GRUB: a drop-in of ours, and a menu that is checked before it is in place.
+"""Carry out a change with GRUB: a drop-in of ours, and a menu that is checked before it counts.
 
 grub-mkconfig writes its output over the menu that GRUB reads, which a power cut makes half a menu.
 So it is given a file of ours; only a menu that is what was planned replaces the other, whole.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from aegis_tools.control import files
 from aegis_tools.control.bootconfig import grub, verify
@@ -41,9 +42,7 @@ def carry_out(paths: Paths, plan: Plan, runner: Runner) -> None:
     change(paths, paths.grub_drop_in, plan.after.own, check, runner)
 
 
-def change(
-    paths: Paths, path: Path, text: str | None, check: Check, runner: Runner
-) -> None:
+def change(paths: Paths, path: Path, text: str | None, check: Check, runner: Runner) -> None:
     """Write or remove one drop-in, and make the menu anew. The caller holds the lock.
 
     Args:
@@ -56,14 +55,14 @@ def change(
     Raises:
         AegisError: It failed, and everything is as it was.
     """
-    drop_in, menu = _read(path, _DROP_IN), _read(paths.grub_menu, _MENU)
+    before = _Before(path, _read(path, _DROP_IN), _read(paths.grub_menu, _MENU))
     new = None
     try:
         _put_drop_in(path, None if text is None else text.encode())
         new = _checked(paths, check, runner)
         _put_menu(paths, new)
     except BaseException as error:
-        _restore(paths, path, drop_in, menu, new, error)
+        _restore(paths, before, new, error)
         raise
     finally:
         forget(paths)
@@ -108,15 +107,15 @@ def _put_menu(paths: Paths, data: bytes) -> None:
     files.write_atomic(path, data, what=_MENU, mode=stat.S_IMODE(path.stat().st_mode))
 
 
-def _restore(
-    paths: Paths,
-    path: Path,
-    drop_in: bytes | None,
-    menu: bytes | None,
-    new: bytes | None,
-    cause: BaseException,
-) -> None:
+class _Before(NamedTuple):
+    path: Path
+    drop_in: bytes | None
+    menu: bytes | None
+
+
+def _restore(paths: Paths, before: _Before, new: bytes | None, cause: BaseException) -> None:
     """Put back what was there; a menu that is not ours was made by somebody else meanwhile."""
+    path, drop_in, menu = before
     try:
         if _read(path, _DROP_IN) != drop_in:
             _put_drop_in(path, drop_in)
