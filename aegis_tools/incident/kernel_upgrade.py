@@ -282,7 +282,7 @@ def _outcome(case: Case, found: Situation, told: list[str]) -> Outcome:
         summary = "this boot and the next have BPF LSM"
         return Outcome(False, "nothing-to-do", summary, data=data)
     if found.is_off_next or (found.is_off_now and not found.reboot_needed):
-        off = "aegisbpf is switched off, and stays so"
+        off = "loading is switched off, and stays so"
         again = (f"{COMMAND} --undo-disable",)
         return Outcome(True, _result(case), f"{off}: {told_why}", again, data=data)
     if not found.next_has_bpf and not case.dry_run:
