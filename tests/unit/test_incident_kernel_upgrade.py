@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from boot_support import ACTIVE, BUILTIN, RELEASE, Grub
+from boot_support import ACTIVE, BUILTIN, RELEASE, Bls, Grub
 
 from aegis_tools.control.bootclock import Seams
+from aegis_tools.control.bootconfig import default
 from aegis_tools.control.store import Store
 from aegis_tools.errors import BootError
 from aegis_tools.incident import kernel_upgrade
@@ -186,3 +187,27 @@ def test_a_menu_that_somebody_elses_setting_decides_is_not_put_in_place(host: Up
     with pytest.raises(BootError, match="still not boot the entry"):
         failing()
     assert {k: v for k, v in host.files().items() if "incidents" not in k} == before
+
+
+def test_grubby_is_asked_for_the_kernel_itself(tmp_path: Path) -> None:
+    host, asked = Bls(tmp_path), list[list[str]]()
+    facts = host.facts()
+    names = list(default.choices(host.paths, facts))
+    assert names == [f"/boot/vmlinuz-{RELEASE}", "/boot/vmlinuz-0-rescue-c445"]
+
+    def run(argv: Sequence[str], *, timeout: float = 60) -> str:
+        assert timeout > 60
+        asked.append(list(argv))
+        return ""
+
+    default.choose(host.paths, facts, names[0], run)
+    default.undo_disable(host.paths, facts, run)
+    assert asked[0] == ["grubby", f"--set-default=/boot/vmlinuz-{RELEASE}"]
+    assert asked[1][2] == "--remove-args=aegisbpf.disable=1"
+
+
+def test_a_name_that_means_something_to_a_shell_is_not_written_down(host: Upgraded) -> None:
+    before = host.files()
+    with pytest.raises(BootError, match="cannot be written down"):
+        default.choose(host.paths, host.facts(), 'x"; reboot; "', host.run)
+    assert host.files() == before
