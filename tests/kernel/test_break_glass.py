@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import pty
 import select
@@ -72,6 +74,36 @@ def test_a_file_that_is_still_refused_is_said(shell: str) -> None:
     assert status == 2, told
     assert "STILL REFUSED: /" in told
     assert "NOT ENDED" in told
+
+
+STORED = {
+    "text": ("current", "policy", "version=1\n[deny_path]\n{path}\n"),
+    "YAML that waits": ("pending", "policy", 'rules:\n  - id: x\n    path: "{path}"\n'),
+    "signed": ("current", "json", '{{"policy":"rules:\\n  - {{path: {path}, id: x}}\\n"}}'),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("kind", STORED)
+def test_the_stored_policy_says_what_to_try(shell: str, kind: str, tmp_path: Path) -> None:
+    record, suffix, text = STORED[kind]
+    path, digest = tmp_path / "denied", "d" * 64
+    path.touch()
+    data = text.format(path=path)
+    if suffix == "json":
+        data = json.dumps({"payload": base64.b64encode(data.encode()).decode(), "signatures": []})
+    (tmp_path / "bundle").write_text(data)
+    side = {"digest": digest}
+    known = {"now": side, "was": {"digest": "e"}} if record == "pending" else {"current": side}
+    (tmp_path / "record").write_text(json.dumps(known, separators=(",", ":"), sort_keys=True))
+    status, told = glass(
+        shell,
+        f"mkdir /var/lib/aegisbpf/bundles; chattr +i {path};"
+        f"cp {tmp_path}/record /var/lib/aegisbpf/{record}.json;"
+        f"cp {tmp_path}/bundle /var/lib/aegisbpf/bundles/{digest}.{suffix}",
+        then=f"chattr -i {path}",
+    )
+    assert (status, f"STILL REFUSED: {path}\n" in told) == (2, True), told
 
 
 def test_looking_changes_nothing() -> None:
