@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from vmharness.system.machine import Machine
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 NEW = "6.99.0-1-cloud-amd64"
 COMMAND = ("incident", "kernel-upgrade")
 SECRET = "/srv/secret"
@@ -39,6 +46,21 @@ def host(loaded_machine: Machine) -> Machine:
 
 def refused(machine: Machine) -> bool:
     return "not permitted" in machine.run(f"cat {SECRET}", check=False, new=True).stderr
+
+
+def test_a_kernel_is_tried_in_a_throwaway_machine(machine: Machine, tmp_path: Path) -> None:
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(base64.b64decode(machine.run("base64 /boot/vmlinuz-$(uname -r)").stdout))
+    done = subprocess.run(
+        [sys.executable, "scripts/try-kernel", "--json", str(image)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["loaded"], found["btf"]) == (0, True, True), found
+    assert found["release"] == machine.run("uname -r").stdout.strip()
 
 
 def test_the_kernel_before_becomes_the_default_and_later_gives_way_again(host: Machine) -> None:
