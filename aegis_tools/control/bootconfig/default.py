@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from aegis_tools.control.bootconfig import grub, regenerate
+from aegis_tools.control.bootconfig import change, grub, regenerate
 from aegis_tools.control.bootconfig.entries import Entry
 from aegis_tools.control.bootconfig.facts import Facts, optional_text, text_of
 from aegis_tools.errors import BootError
@@ -68,6 +68,7 @@ def choose(paths: Paths, facts: Facts, name: str, runner: Runner) -> None:
                 hint="see who sets GRUB_DEFAULT last: grep -r GRUB_DEFAULT /etc/default",
             )
 
+    change.sweep(paths)
     text = f'{_HEADER}GRUB_DEFAULT="{name}"\n'
     regenerate.change(paths, paths.grub_kernel, text, check, runner)
 
@@ -85,6 +86,7 @@ def take_back(paths: Paths, runner: Runner, check: Callable[[Entry | None], None
     def judge(menu: grub.Menu) -> None:
         check(menu.default_entry(grub.parse_environment(environment)))
 
+    change.sweep(paths)
     regenerate.change(paths, paths.grub_kernel, None, judge, runner)
 
 
@@ -95,6 +97,7 @@ def undo_disable(paths: Paths, facts: Facts, runner: Runner) -> None:
         AegisError: It failed, and everything is as it was.
     """
     if facts.loader == "grub":
+        change.sweep(paths)
         regenerate.change(paths, paths.grub_disable, None, _accept, runner)
         return
     words = ["grubby", "--update-kernel=ALL", "--remove-args=aegisbpf.disable=1"]
