@@ -107,6 +107,16 @@ class Paths:
         return self.grub_drop_ins / "99-aegisbpf.cfg"
 
     @property
+    def grub_kernel(self) -> Path:
+        """Our own as well: which entry boots by default, while a kernel cannot be used."""
+        return self.grub_drop_ins / "99-aegisbpf-kernel.cfg"
+
+    @property
+    def grub_disable(self) -> Path:
+        """Made by scripts/break-glass: ``aegisbpf.disable=1`` for every entry."""
+        return self.grub_drop_ins / "98-aegisbpf-disable.cfg"
+
+    @property
     def boot_entries(self) -> Path:
         """Entries of the Boot Loader Specification, one file each."""
         return self.root / "boot/loader/entries"

@@ -24,7 +24,7 @@ PARTS = ("agent", "hold", "change", "policy", "history")
 """What is read here, by the name that ``unreadable`` has."""
 
 APPLIES = ("policy apply", "policy rollback", "policy revert", "boot")
-HOLDS = ("crash-loop", "deny-rate", "lockout", "damaged")
+HOLDS = ("crash-loop", "deny-rate", "lockout", "break-glass", "damaged")
 _LOOK_BACK = 500
 _MAX_FILE = 1 << 20
 _FLOW = ("events", "written", "folded", "undecodable")

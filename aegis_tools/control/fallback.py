@@ -30,9 +30,10 @@ REASONS = {
     "crash-loop": "the agent was started too often",
     "deny-rate": "more was denied than the threshold allows",
     "lockout": "enforcing would lock everybody out",
+    "break-glass": "somebody broke the glass",
     "damaged": "the record of why is damaged",
 }
-"""What each reason means; ``damaged`` is read only, never entered."""
+"""What each reason means; ``damaged`` is read only, ``break-glass`` is scripts/break-glass's."""
 
 _FORMAT = 1
 _MAX_FILE = 65536

@@ -29,7 +29,7 @@ from aegis_tools.errors import (
     TrustError,
 )
 from aegis_tools.kernel import loader, syscall
-from aegis_tools.kernel.features import Features, is_bpffs
+from aegis_tools.kernel.features import Features, is_bpffs, why_disabled
 from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.pins import FALLBACK_PROGRAM, LSM_PROGRAM, Pins
 from aegis_tools.kernel.run import run
@@ -105,13 +105,13 @@ def pending_text(facts: Facts | None) -> str:
 def boot_checks(features: Features, pending: str) -> list[Check]:
     """Return what the kernel offers, before anything of ours; ``pending`` is of the next boot."""
     active = "bpf" in features.lsms
+    where, hint = why_disabled(features)
     return [
         Check("kernel", None, features.release),
         Check("btf", features.btf, "the kernel describes its types" if features.btf
               else "the kernel has no BTF", "use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
-        Check("enabled", not features.disabled, "not disabled on the kernel command line"
-              if not features.disabled else "aegisbpf.disable=1 is on the kernel command line",
-              "reboot without it", BootError.exit_code),
+        Check("enabled", not features.disabled, f"loading is disabled {where}"
+              if features.disabled else "loading is not disabled", hint, BootError.exit_code),
         Check("lsm-pending", None, pending),
         Check("lsm-active", active, "BPF LSM is active" if active
               else "BPF LSM is not active on this boot: nothing can be refused",

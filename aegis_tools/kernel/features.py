@@ -12,6 +12,8 @@ from aegis_tools.errors import BootError, KernelError
 
 BPF_FS_MAGIC = 0xCAFE4A11
 DISABLE_PARAMETER = "aegisbpf.disable=1"
+DISABLE_FILES = ("run/aegisbpf.disable", "etc/aegisbpf.disable")
+"""Made by scripts/break-glass: until the next boot, and over boots."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Features:
         release: Kernel release.
         lsms: Active security modules, in order; empty where securityfs does not say.
         btf: The kernel describes its own types (CO-RE needs it).
-        disabled: ``aegisbpf.disable=1`` is on the kernel command line.
+        disabled: Nothing of ours may be loaded.
+        disabled_by: The kernel parameter, or the file, that says so; empty where nothing does.
     """
 
     release: str
     lsms: tuple[str, ...]
     btf: bool
     disabled: bool
+    disabled_by: str = ""
 
     @property
     def lsm_active(self) -> bool:
@@ -42,33 +46,47 @@ class Features:
 
 def read_features(root: Path = Path("/")) -> Features:
     """Read the facts below ``root``."""
-    cmdline = _text(root / "proc/cmdline")
+    by = _disabled_by(root)
     lsms = _text(root / "sys/kernel/security/lsm").strip()
     return Features(
         release=platform.release(),
         lsms=tuple(lsms.split(",")) if lsms else (),
         btf=(root / "sys/kernel/btf/vmlinux").exists(),
-        disabled=DISABLE_PARAMETER in cmdline.split(),
+        disabled=bool(by),
+        disabled_by=by,
     )
+
+
+def _disabled_by(root: Path) -> str:
+    if DISABLE_PARAMETER in _text(root / "proc/cmdline").split():
+        return DISABLE_PARAMETER
+    return next((f"/{name}" for name in DISABLE_FILES if (root / name).exists()), "")
 
 
 def read_host_features(root: Path) -> Features:
     """Read the facts of this host for a program whose files are below ``root``.
 
-    The kernel is the same for every root, but a command line below it can switch us off, too.
+    The kernel is the same for every root, but what is below it can switch us off, too.
     """
     found = read_features()
-    here = DISABLE_PARAMETER in _text(root / "proc/cmdline").split()
-    return replace(found, disabled=found.disabled or here)
+    by = found.disabled_by or _disabled_by(root)
+    return replace(found, disabled=bool(by), disabled_by=by)
 
 
 def check_enabled(features: Features) -> None:
-    """Raise BootError where the kernel command line forbids everything of ours."""
+    """Raise BootError where the kernel command line, or break-glass, forbids all of ours."""
     if features.disabled:
-        raise BootError(
-            f"loading is disabled on the kernel command line ({DISABLE_PARAMETER})",
-            hint="reboot without the parameter",
-        )
+        where, hint = why_disabled(features)
+        raise BootError(f"loading is disabled {where}", hint=hint)
+
+
+def why_disabled(features: Features) -> tuple[str, str]:
+    """Return what keeps us from loading, and what to do about it."""
+    if features.disabled_by.startswith("/"):
+        files = " ".join(f"/{name}" for name in DISABLE_FILES)
+        hint = f"when the policy is right: rm -f {files}; then: aegisbpf boot"
+        return f"since the glass was broken ({features.disabled_by})", hint
+    return f"on the kernel command line ({DISABLE_PARAMETER})", "reboot without the parameter"
 
 
 def _text(path: Path) -> str:

@@ -35,10 +35,10 @@ def host(machine: Machine) -> Machine:
 
 
 def documented() -> set[str]:
-    """Return the commands of ours that the document shows."""
+    """Return the commands about the boot list that the document shows."""
     blocks = re.findall(r"^```sh\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
     lines = {line for block in blocks for line in block.splitlines()}
-    return {line for line in lines if line.startswith("aegisbpf ")}
+    return {line for line in lines if line.startswith("aegisbpf lsm ")}
 
 
 @pytest.fixture

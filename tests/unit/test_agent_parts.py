@@ -237,6 +237,21 @@ def test_a_host_can_be_told_not_to_start_any_of_it() -> None:
         assert b"\nConditionKernelCommandLine=!aegisbpf.disable=1\n" in data, name
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ConditionPathExists=!/etc/aegisbpf.disable",
+        "ConditionPathExists=!/run/aegisbpf.disable",
+        "ConditionKernelCommandLine=!single",
+        "ConditionKernelCommandLine=!recovery",
+    ],
+)
+def test_a_broken_glass_and_a_recovery_entry_keep_what_loads_from_starting(line: str) -> None:
+    for name, data in units(Path("/usr/local/bin/aegisbpf")).items():
+        reads_only = name == "aegisbpf-metrics.service"
+        assert (f"\n{line}\n".encode() in data) is not reads_only, name
+
+
 def test_the_runbooks_edits_find_the_line_they_change() -> None:
     text = units(Path("/usr/bin/aegisbpf"))["aegisbpf.service"].decode()
     assert "\nExecStart=/usr/bin/aegisbpf run\n" in text

@@ -217,6 +217,20 @@ def test_the_kernel_command_line_below_a_root_switches_us_off_as_well(paths: Pat
     assert not paths.bpffs.exists()
 
 
+@pytest.mark.parametrize("name", ["run/aegisbpf.disable", "etc/aegisbpf.disable"])
+def test_a_broken_glass_keeps_everything_from_loading_and_says_how_to_come_back(
+    paths: Paths, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (paths.root / name).parent.mkdir(exist_ok=True)
+    (paths.root / name).touch()
+    for command in (["load"], ["boot"], ["run"]):
+        assert run(["--root", str(paths.root), *command]) in (5, 6)
+    assert not paths.bpffs.exists()
+    told = capsys.readouterr().err
+    assert f"/{name}" in told
+    assert "rm -f /run/aegisbpf.disable /etc/aegisbpf.disable" in told
+
+
 def test_the_boot_id_is_the_kernels_own_unless_a_root_has_one(paths: Paths) -> None:
     own = bootclock.boot_id(paths)
     assert len(own) == 36

@@ -30,7 +30,7 @@ def carry_out(paths: Paths, plan: Plan, runner: Runner | None) -> Facts:
     Raises:
         BootError: It failed, and the boot configuration is as it was.
     """
-    _sweep(paths)
+    sweep(paths)
     if not plan.changed:
         _note(paths, plan)
         return plan.before
@@ -110,10 +110,11 @@ def _note(paths: Paths, plan: Plan) -> None:
         record.write(paths, Record(facts.loader or "", boot_id(paths), facts.active))
 
 
-def _sweep(paths: Paths) -> None:
+def sweep(paths: Paths) -> None:
     """Remove what a command that was killed left half-written."""
     regenerate.forget(paths)
-    for path in (paths.grub_drop_in, paths.grub_menu.resolve(), paths.later_cmdline):
+    ours = (paths.grub_drop_in, paths.grub_kernel, paths.grub_disable)
+    for path in (*ours, paths.grub_menu.resolve(), paths.later_cmdline):
         files.remove_leftovers(path.parent, path.name)
     files.remove_leftovers(paths.boot_entries, "*.conf")
     files.remove_leftovers(paths.state)

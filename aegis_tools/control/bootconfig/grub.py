@@ -66,6 +66,11 @@ class Menu:
         """Every entry that boots Linux, those of submenus included, in order."""
         return tuple(entry for item in _walk(self.items) if (entry := item.entry()))
 
+    @property
+    def places(self) -> tuple[tuple[str, Entry], ...]:
+        """Every entry with what ``set default=`` calls it: ids, ``>`` between the levels."""
+        return tuple(_places(self.items, ""))
+
     def default_entry(self, environment: Mapping[str, str]) -> Entry | None:
         """Return the entry that boots where nobody chooses; None where there is none.
 
@@ -124,6 +129,15 @@ def _walk(items: Sequence[Item]) -> Iterator[Item]:
     for item in items:
         yield item
         yield from _walk(item.items)
+
+
+def _places(items: Sequence[Item], above: str) -> Iterator[tuple[str, Entry]]:
+    for item in items:
+        place = above + (item.id or item.title.replace(">", ">>"))
+        entry = item.entry()
+        if entry:
+            yield place, entry
+        yield from _places(item.items, f"{place}>")
 
 
 def _find(items: Sequence[Item], name: str) -> Item | None:
