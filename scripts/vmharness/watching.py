@@ -84,9 +84,7 @@ def _config(targets: Mapping[str, int], alerts: int, rules: Path) -> dict[str, o
     return {
         "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
         "rule_files": [str(rules)],
-        "alerting": {
-            "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alerts}"]}]}]
-        },
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alerts}"]}]}]},
         "scrape_configs": [{"job_name": "aegisbpf", "static_configs": found}],
     }
 
