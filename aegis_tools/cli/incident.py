@@ -13,7 +13,6 @@ import argparse
 import importlib
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from aegis_tools.cli import types
@@ -41,9 +40,8 @@ def build(parser: argparse.ArgumentParser) -> None:
         "  aegisbpf incident list"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=type(parser))
-    for scenario, (module, _) in PROCEDURES.items():
-        if find_spec(f"aegis_tools.cli.{module}"):
-            _add_procedure(commands, scenario)
+    for scenario in PROCEDURES:
+        _add_procedure(commands, scenario)
     _add_records(commands)
 
 
