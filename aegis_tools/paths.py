@@ -132,6 +132,11 @@ class Paths:
         return self.root / "etc/systemd/system"
 
     @property
+    def runtime_units(self) -> Path:
+        """Where units and drop-ins are that a reboot forgets."""
+        return self.root / "run/systemd/system"
+
+    @property
     def programs(self) -> tuple[Path, ...]:
         """The names by which runbooks start the program."""
         return self.root / "usr/local/bin/aegisbpf", self.root / "usr/bin/aegisbpf"
@@ -160,6 +165,11 @@ class Paths:
     def starts(self) -> Path:
         """Starts of the agent that did not end well (``control.starts``)."""
         return self.run / "starts.json"
+
+    @property
+    def sampling(self) -> Path:
+        """The sample rate of before it was lowered (``incident.sampling``)."""
+        return self.run / "sampling.json"
 
     @property
     def lock(self) -> Path:

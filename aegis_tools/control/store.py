@@ -188,6 +188,17 @@ class Store:
             previous = None
         self._save_records(record, previous)
 
+    def replace_damaged(self, record: Record) -> None:
+        """Make a stored policy current where the current one, or the record of it, is damaged.
+
+        There is no previous one then: nobody may roll back to what is damaged.
+
+        Raises:
+            StateError: The policy is not stored, or the record cannot be written.
+        """
+        self.load(record.digest)
+        self._save_records(record, None)
+
     def serials(self) -> TrustState:
         """Return the serials that were accepted.
 

@@ -109,9 +109,18 @@ def load(
     options: LoadOptions,
     *,
     require_lsm: bool = False,
+    fallback: str = "",
     runner: Runner = run,
 ) -> Loaded:
     """Load and attach; harmless where it was done before. The caller holds the lock.
+
+    Args:
+        pins: Where.
+        features: What the kernel offers.
+        options: Sizes.
+        require_lsm: Fail instead of the audit fallback.
+        fallback: Why it is to be the audit fallback although the kernel has BPF LSM; empty for no.
+        runner: Runs bpftool.
 
     Raises:
         BootError: Loading is disabled on the kernel command line.
@@ -137,17 +146,23 @@ def load(
     pins.remove_all()
     raise_memlock()
     try:
-        return _load_fresh(pins, features, options, require_lsm, runner)
+        return _load_fresh(pins, features, options, require_lsm, runner, fallback)
     except BaseException:
         pins.remove_all()
         raise
 
 
 def _load_fresh(
-    pins: Pins, features: Features, options: LoadOptions, require_lsm: bool, runner: Runner
+    pins: Pins,
+    features: Features,
+    options: LoadOptions,
+    require_lsm: bool,
+    runner: Runner,
+    reason: str = "",
 ) -> Loaded:
     staging = pins.staging
-    reason = "" if features.lsm_active else "BPF LSM is not active on this boot"
+    if not features.lsm_active:
+        reason = "BPF LSM is not active on this boot"
     reason = build(pins, options, fallback=reason, require_lsm=require_lsm, runner=runner)
     attach(staging, runner=runner)
     staging.path(OBJECT).rename(pins.path(OBJECT))
