@@ -136,6 +136,33 @@ def enter(
     return True
 
 
+def enter_unloaded(
+    paths: Paths, reason: str, detail: str, *, mode: Mode, now: float | None = None
+) -> bool:
+    """Hold a host on which nothing is loaded: what is loaded next starts in audit, and stays there.
+
+    Args:
+        paths: Where the record is kept.
+        reason: As for ``enter``.
+        detail: In one line, for a person.
+        mode: What a resume sets.
+        now: Unix seconds; None for the clock's.
+
+    Returns:
+        Whether it was not held before.
+
+    Raises:
+        StateError: It cannot be written. The caller holds the lock.
+    """
+    if why_held(paths):
+        return False
+    since = int(time.time() if now is None else now)
+    found = Fallback(since, reason, printable(detail), mode)
+    _write(paths, found)
+    remember(paths, "fallback", note=f"held in audit: {found.meaning}; mode was {mode.value}")
+    return True
+
+
 def forget_mode(paths: Paths, which: Mode, mode: Mode) -> None:
     """Let a resume set ``mode`` where it would have set ``which``. The caller holds the lock.
 

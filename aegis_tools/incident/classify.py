@@ -41,7 +41,8 @@ MEANING = {
 }
 
 NEXT = {
-    Cause.VERIFIER: "install the version before, or the next one; then: aegisbpf load --replace",
+    Cause.VERIFIER: "install the version before, or the next one; then: aegisbpf reset && "
+    "aegisbpf boot",
     Cause.MAP_SIZE: "see: aegisbpf capacity; then: aegisbpf load --replace --max-rules=N",
     Cause.CONFIGURATION: "see: systemctl cat aegisbpf; aegisbpf health --check-config",
     Cause.KERNEL: "see: aegisbpf health; aegisbpf incident kernel-upgrade",
@@ -137,7 +138,8 @@ def classify(texts: Mapping[str, str]) -> Finding:
             showing = [line for line in lines if pattern.search(line)]
             if showing:
                 return Finding(cause, source, _last(_all_of(cause, lines) or showing))
-    return Finding(Cause.UNKNOWN, "", _last(endings(texts.get("systemd", ""))))
+    ended = [line for line in texts.get("journal", "").splitlines() if _ENDED.search(line)]
+    return Finding(Cause.UNKNOWN, "", _last([*ended, *endings(texts.get("systemd", ""))]))
 
 
 def _all_of(cause: Cause, lines: Iterable[str]) -> list[str]:
@@ -160,6 +162,7 @@ def _lines(source: str, text: str) -> list[str]:
     return lines
 
 
+_ENDED = re.compile(r"code=(killed|dumped|exited), status=[1-9]")
 _OURS = re.compile(r"aegis|\bbpf\b|libbpf", re.IGNORECASE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from aegis_tools.control import health
@@ -123,7 +124,9 @@ def needs_trial(pins: Pins) -> bool:
         return True
 
 
-def trial(pins: Pins, features: Features, runner: Runner) -> str:
+def trial(
+    pins: Pins, features: Features, runner: Runner, *, objects: Path = loader.OBJECTS
+) -> str:
     """Load this version's programs, attach none, and remove them; return what the kernel says.
 
     The caller holds the lock.
@@ -136,7 +139,8 @@ def trial(pins: Pins, features: Features, runner: Runner) -> str:
         if not is_bpffs(pins.base.parent):
             mount_if_missing("bpf", pins.base.parent)
         raise_memlock()
-        loader.build(pins, loader.LoadOptions(), fallback=reason, runner=runner)
+        options = loader.LoadOptions()
+        loader.build(pins, options, fallback=reason, objects=objects, runner=runner)
     except AegisError as error:
         return f"{error.detail}\n{error.message}".strip()
     finally:

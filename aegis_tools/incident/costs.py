@@ -79,7 +79,7 @@ class Costs:
         rates: A second: matches, refused, events, dropped, sampled_out.
         hooks: The most expensive first.
         rules: (rule id, matches a second), most first.
-        processes: (process, events a second as far as they were sent), most first.
+        processes: (process, its part of the matches a second, by the events that were sent).
         maps: How full each is.
         ring_bytes: Size of the event ring.
         sample_rate: Share of matches that send an event.
@@ -124,7 +124,7 @@ class Costs:
                 for hook in self.hooks[:TOP]
             ],
             "rules": [{"rule": name, "matches": round(rate, 2)} for name, rate in self.rules],
-            "processes": [{"process": n, "events": round(rate, 2)} for n, rate in self.processes],
+            "processes": [{"process": n, "matches": round(rate, 2)} for n, rate in self.processes],
             "maps": [{**use._asdict(), "utilization": round(use.share, 6)} for use in self.maps],
             "ring_bytes": self.ring_bytes,
             "sample_rate": self.sample_rate,
@@ -228,14 +228,16 @@ def measure(
         seconds: Between the looks.
         sleep: Waits.
         clock: Seconds that only grow.
-        processes: Returns events by process since the first look, asked after the second.
+        processes: Returns events by process, most first, asked after the second look.
     """
     with measuring() as measured:
         first = look(paths, live, clock=clock)
         sleep(seconds)
         second = look(paths, live, clock=clock)
     found = between(first, second, names=Names(live, paths).name)
-    named = tuple((name, count / found.seconds) for name, count in processes()[:TOP])
+    counted = processes()
+    share = found.rates["matches"] / max(sum(count for _, count in counted), 1)
+    named = tuple((name, count * share) for name, count in counted[:TOP])
     return Costs(
         found.seconds,
         found.rates,
@@ -343,16 +345,46 @@ def ring_for(found: Costs) -> int:
     return max(min(size, RING_MOST), found.ring_bytes)
 
 
-def compare(before: Costs, after: Costs) -> dict[str, Any]:
-    """Return before and after side by side, for the record."""
-    pairs = {f"{name}_per_second": (before.rates[name], after.rates[name]) for name in _RATES}
-    pairs["hook_cpu"] = (before.hook_cpu, after.hook_cpu)
-    if before.agent_cpu is not None and after.agent_cpu is not None:
-        pairs["agent_cpu"] = (before.agent_cpu, after.agent_cpu)
-    pairs["ring_bytes"] = (before.ring_bytes, after.ring_bytes)
-    pairs["sample_rate"] = (before.sample_rate, after.sample_rate)
-    return {name: {"before": round(was, 6), "after": round(now, 6)} for name, (was, now) in
-            pairs.items()}  # fmt: skip
+_COMPARED = (
+    *((f"{name}_per_second", ("rates", name)) for name in _RATES),
+    ("hook_cpu", ("hook_cpu",)),
+    ("agent_cpu", ("agent_cpu",)),
+    ("ring_bytes", ("ring_bytes",)),
+    ("sample_rate", ("sample_rate",)),
+)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return before and after side by side, for the record.
+
+    Args:
+        before: ``Costs.to_dict()``, perhaps of an earlier run.
+        after: The same.
+    """
+    found = {}
+    for name, path in _COMPARED:
+        was, now = _at(before, path), _at(after, path)
+        if was is not None and now is not None:
+            found[name] = {"before": was, "after": now}
+    return found
+
+
+def _at(costs: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    value: Any = costs
+    for word in path:
+        value = value.get(word) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int | float) else None
+
+
+def in_a_line(sides: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a comparison for a person."""
+    texts = {
+        "events_per_second": "events a second {before:.0f} -> {after:.0f}",
+        "dropped_per_second": "dropped {before:.0f} -> {after:.0f}",
+        "hook_cpu": "hooks {before:.1%} -> {after:.1%} of a CPU",
+        "ring_bytes": "ring {before:.0f} -> {after:.0f} bytes",
+    }
+    return ", ".join(text.format(**sides[name]) for name, text in texts.items() if name in sides)
 
 
 @dataclass

@@ -14,7 +14,7 @@ Order of the effects, and what a death after each leaves for the next run:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,15 +24,18 @@ from aegis_tools.control.heartbeat import life, read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.control.mode import read_mode
 from aegis_tools.control.remember import remember
+from aegis_tools.control.service import has_systemd
 from aegis_tools.control.store import Store
 from aegis_tools.errors import AegisError, KernelError, NotLoadedError, StateError
 from aegis_tools.incident import collect, known_good, unit
 from aegis_tools.incident.case import Case, Outcome
 from aegis_tools.incident.classify import NEXT, Cause, Finding, classify
+from aegis_tools.incident.content import Content
 from aegis_tools.incident.shelf import Shelf
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import Features, read_host_features
 from aegis_tools.kernel.pins import Pins
+from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
 
 STABLE_FOR = 60.0
@@ -103,16 +106,20 @@ class Seen:
         if self.held is not None:
             found.append(f"held in audit: {self.held.meaning}")
         if self.interrupted:
-            found.append("an earlier run of this stopped the agent and was cut off")
+            found.append("an earlier run of this stopped the agent, and it does not run yet")
         if self.damaged:
             found.append(self.damaged)
         return found
 
 
-def look(case: Case) -> Seen:
+Systemd = Callable[[Paths], bool]
+"""Whether systemd runs, and is that of the files."""
+
+
+def look(case: Case, systemd: Systemd = has_systemd) -> Seen:
     """Look at the host; changes nothing."""
     paths, runner = case.paths, case.seams.run
-    state = unit.read(runner) if unit.is_there(paths, runner) else None
+    state = unit.read(runner) if unit.is_there(paths, runner, systemd) else None
     restarted = False
     if state is not None and state.restarts and not state.loops:
         case.sleep(_AGAIN)
@@ -121,7 +128,7 @@ def look(case: Case) -> Seen:
     held = _held(case)
     beat = read_heartbeat(paths)
     wrong = known_good.damage(paths, now=int(case.seams.wall()))
-    stopped = state is not None and state.active == "inactive"
+    stopped = state is not None and state.active in ("inactive", "failed")
     return Seen(
         unit=state,
         held=held,
@@ -129,7 +136,7 @@ def look(case: Case) -> Seen:
         restarted=restarted,
         alive=beat is not None and life(paths, beat, case.seams.boot_ns()).runs,
         damaged=wrong.message if wrong else "",
-        interrupted=stopped and case.record.continued and case.record.done(_STOPPED),
+        interrupted=stopped and _stopped_by_us(case),
         known=held is not None and _looked_into(case, held),
         lost=_is_lost(case),
     )
@@ -142,12 +149,24 @@ def _held(case: Case) -> fallback.Fallback | None:
         return fallback.Fallback(0, "damaged", error.message, Mode.AUDIT)
 
 
-def _looked_into(case: Case, held: fallback.Fallback) -> bool:
+def _records(case: Case) -> Iterator[Content]:
+    """Yield the earlier runs, newest first."""
     with contextlib.suppress(StateError):
         for one in Shelf(case.paths).all():
-            known = one.content
-            if known and known.scenario == case.record.scenario and known.result == "recovered":
-                return known.ended is not None and known.ended >= held.since
+            if one.content is not None and one.content.scenario == case.record.scenario:
+                yield one.content
+
+
+def _looked_into(case: Case, held: fallback.Fallback) -> bool:
+    ended = (one.ended for one in _records(case) if one.result == "recovered")
+    return (next(ended, None) or 0) >= held.since
+
+
+def _stopped_by_us(case: Case) -> bool:
+    """Return whether the newest run stopped the agent, and did not bring it up."""
+    for one in _records(case):
+        did = {action["action"] for action in one.actions if action["ok"] is not False}
+        return one.result in ("", "not-recovered") and bool(did & {_STOPPED, "stop-again"})
     return False
 
 
@@ -163,17 +182,20 @@ def _is_lost(case: Case) -> bool:
         return False
 
 
-def run(case: Case, *, stable_for: float = STABLE_FOR) -> Outcome:
+def run(
+    case: Case, *, stable_for: float = STABLE_FOR, systemd: Systemd = has_systemd
+) -> Outcome:
     """Recover a host from an agent that keeps dying; does nothing on a healthy one.
 
     Args:
         case: The run.
         stable_for: Seconds that the agent must live after its safe start.
+        systemd: Whether systemd is asked.
 
     Raises:
         AegisError: The loop could not be ended.
     """
-    seen = look(case)
+    seen = look(case, systemd)
     if not seen.found:
         return _nothing(case, seen)
     case.record.fact("signs", seen.signs())
@@ -214,6 +236,8 @@ def _mode_before(case: Case) -> None:
 def _find_out(case: Case, seen: Seen) -> Finding:
     """Collect, and name the cause."""
     pins, texts = Pins(case.paths.pins), collect.texts(case, systemd=seen.unit is not None)
+    if not seen.agent_trouble:
+        texts = {"state": texts["state"]}  # the agent is well, whatever it said an hour ago
     if collect.needs_trial(pins) and not case.dry_run:
         texts["trial"] = (
             case.look("trial", "load the programs on trial, attaching none", partial(_trial, case))
@@ -221,7 +245,8 @@ def _find_out(case: Case, seen: Seen) -> Finding:
         case.record.file("verifier.txt", texts["trial"] or "the kernel takes the programs\n")
     finding = classify(texts)
     case.record.fact("cause", finding.to_dict())
-    case.record.saw("cause", finding.text(), lines=list(finding.lines))
+    # Written even where nothing has to be changed: the next run then knows that somebody looked.
+    case.record.did("cause", finding.text(), lines=list(finding.lines))
     case.record.follow_up(f"{finding.cause.value}: {NEXT[finding.cause]}")
     return finding
 
@@ -237,7 +262,7 @@ def _features(case: Case) -> Features:
 
 def _mend(case: Case, seen: Seen, finding: Finding) -> bool:
     """Hold, load, restore, apply: each where the host lacks it. Return whether all went well."""
-    lock, paths = {"lock": True, "optional": True}, case.paths
+    paths = case.paths
     took = [
         _step(case, "hold", "hold the host in audit until a person resumes it",
               partial(_hold, case, seen, finding),
@@ -249,7 +274,6 @@ def _mend(case: Case, seen: Seen, finding: Finding) -> bool:
         _step(case, "apply-stored", "apply the stored policy, in audit",
               partial(_apply, case), partial(_is_lost, case)),
     ]  # fmt: skip
-    del lock
     return all(took)
 
 
@@ -293,15 +317,27 @@ def _hold(case: Case, seen: Seen, finding: Finding) -> None:
 def _load(case: Case, finding: Finding) -> None:
     """Load; as the audit fallback where the kernel does not take the programs.
 
-    With default sizes, for those that were set may be what did not fit.
+    Where the sizes that were set are what does not fit, with the default ones.
     """
-    pins, reason = Pins(case.paths.pins), ""
+    reason = ""
     if finding.source == "trial" and finding.cause in (Cause.VERIFIER, Cause.KERNEL):
         reason = "the kernel does not take this version's programs"
-    loader.load(
-        pins, _features(case), loader.LoadOptions(), fallback=reason, runner=case.seams.run
-    )
-    remember(case.paths, "incident load", note=reason or "with default sizes")
+    pins, features = Pins(case.paths.pins), _features(case)
+    load = partial(loader.load, pins, features, fallback=reason, runner=case.seams.run)
+    try:
+        load(_sizes(case, finding))
+    except KernelError:
+        load(loader.LoadOptions())
+    remember(case.paths, "incident load", note=reason)
+
+
+def _sizes(case: Case, finding: Finding) -> loader.LoadOptions:
+    with contextlib.suppress(StateError):
+        state = read_boot_state(case.paths)
+        if finding.cause is not Cause.MAP_SIZE:
+            ring = state.ringbuf_bytes or loader.RINGBUF_BYTES
+            return loader.LoadOptions(state.capacities, ring)
+    return loader.LoadOptions()
 
 
 def _restore(case: Case) -> None:

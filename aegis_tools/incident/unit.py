@@ -7,7 +7,7 @@ after every command, environment and list that other files set was taken back. I
 from __future__ import annotations
 
 import configparser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,9 +71,10 @@ class State(NamedTuple):
 
     @property
     def loops(self) -> bool:
-        """Whether it is between two of its deaths right now."""
+        """Whether it is between two of its deaths right now, or cannot even be started."""
         again = self.active == "activating" and self.restarts >= 2
-        return self.sub == "auto-restart" or self.active == "failed" or again
+        broken = self.load in ("bad-setting", "error")
+        return self.sub == "auto-restart" or self.active == "failed" or again or broken
 
 
 def read(runner: Runner, name: str = NAME) -> State:
@@ -152,7 +153,7 @@ def is_safe(paths: Paths) -> bool:
     return drop_in(paths).is_file()
 
 
-def make_safe(paths: Paths) -> None:
+def make_safe(paths: Paths, executable: Path | None = None) -> None:
     """Let the next start be a safe one.
 
     Raises:
@@ -160,7 +161,7 @@ def make_safe(paths: Paths) -> None:
     """
     path = drop_in(paths)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    text = safe_text(service.program())
+    text = safe_text(executable or service.program())
     files.write_atomic(path, text.encode(), what=_WHAT, mode=0o644)
 
 
@@ -173,9 +174,11 @@ def make_normal(paths: Paths) -> None:
     files.remove(drop_in(paths), what=_WHAT)
 
 
-def is_there(paths: Paths, runner: Runner) -> bool:
+def is_there(
+    paths: Paths, runner: Runner, systemd: Callable[[Paths], bool] = service.has_systemd
+) -> bool:
     """Return whether systemd runs here, and knows the agent."""
-    if not service.has_systemd(paths):
+    if not systemd(paths):
         return False
     try:
         return read(runner).exists

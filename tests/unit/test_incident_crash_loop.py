@@ -1,0 +1,243 @@
+"""The way out of a crash loop, with a systemd that only pretends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis_tools.control import service
+from aegis_tools.control.bootclock import Seams
+from aegis_tools.errors import CommandError
+from aegis_tools.incident import crash_loop, unit
+from aegis_tools.incident.case import Case, Outcome
+from aegis_tools.incident.record import Record
+from aegis_tools.paths import Paths
+
+BAD_OPTION = (
+    "2026-11-21T12:00:00+00:00 host aegisbpf[7]: aegisbpf: unrecognized arguments: --no-such\n"
+    "2026-11-21T12:00:00+00:00 host systemd[1]: aegisbpf.service: Main process exited, "
+    "code=exited, status=2/INVALIDARGUMENT\n"
+)
+
+
+class Killed(BaseException):
+    """What a SIGKILL would be."""
+
+
+@dataclass
+class Systemd:
+    """A systemd with one unit, whose start fails unless it is a safe one.
+
+    Attributes:
+        paths: Where the drop-in would be.
+        looping: The unit dies and is started again.
+        runs: It runs.
+        safe_works: A safe start lives.
+        dies_after: Looks after which it dies in spite of that.
+        kill_before: The command before which the procedure is killed.
+    """
+
+    paths: Paths
+    looping: bool = True
+    runs: bool = False
+    safe_works: bool = True
+    normal_works: bool = False
+    dies_after: int = 1000
+    kill_before: str = ""
+    restarts: int = 7
+    said: list[str] = field(default_factory=list)
+
+    def __call__(self, argv: Sequence[str], *, timeout: float = 60) -> str:
+        del timeout
+        line = " ".join(argv)
+        if self.kill_before and self.kill_before in line:
+            self.kill_before = ""
+            raise Killed
+        if argv[0] != "systemctl":
+            return BAD_OPTION if "-u" in argv else ""
+        self.said.append(argv[1])
+        return str(getattr(self, f"on_{argv[1].replace('-', '_')}", lambda: "")())
+
+    def on_show(self) -> str:
+        if self.runs:
+            self.dies_after -= 1
+            self.runs = self.dies_after > 0
+            self.looping = not self.runs
+        if self.looping and not self.runs:
+            self.restarts += 1
+        active = "active" if self.runs else "activating" if self.looping else "inactive"
+        sub = "running" if self.runs else "auto-restart" if self.looping else "dead"
+        return (
+            f"LoadState=loaded\nActiveState={active}\nSubState={sub}\nResult=exit-code\n"
+            f"NRestarts={self.restarts}\nMainPID={8 if self.runs else 0}\n"
+            "ExecMainCode=1\nExecMainStatus=2\n"
+        )
+
+    def on_stop(self) -> str:
+        self.looping = self.runs = False
+        return ""
+
+    def on_start(self) -> str:
+        safe = unit.is_safe(self.paths)
+        if not (self.safe_works if safe else self.normal_works):
+            self.looping = True
+            raise CommandError("systemctl failed", hint="x")
+        self.runs, self.restarts = True, 0
+        return ""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a program that is installed."""
+    path = tmp_path / "venv/bin/aegisbpf"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "venv"))
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path: Path, program: Path) -> Paths:
+    del program
+    return Paths(tmp_path / "root")
+
+
+def clock() -> tuple[Callable[[], int], Callable[[float], None]]:
+    """Return a boot clock and a sleep that moves it."""
+    now = [10**9]
+
+    def sleep(seconds: float) -> None:
+        now[0] += int(seconds * 1e9)
+
+    return lambda: now[0], sleep
+
+
+def procedure(
+    systemd: Systemd, work: Callable[..., Outcome] = crash_loop.run, **more: Any
+) -> tuple[Outcome, dict[str, Any]]:
+    """Run the procedure as the command does; return its outcome and answer."""
+    boot_ns, sleep = clock()
+    seams = Seams(boot_ns=boot_ns, run=systemd)
+    dry = more.pop("dry_run", False)
+    with Record.begin(systemd.paths, "crash-loop", clock=seams, dry_run=dry) as record:
+        case = Case(systemd.paths, record, dry_run=dry, seams=seams, sleep=sleep)
+        if work is crash_loop.run:
+            more["systemd"] = lambda _: True
+        outcome = work(case, stable_for=5, **more)
+        record.close(outcome.result)
+        return outcome, case.answer(outcome)
+
+
+def states(answer: dict[str, Any]) -> dict[str, str]:
+    return {step["action"]: step["state"] for step in answer["steps"]}
+
+
+def test_a_healthy_host_is_left_alone_and_no_record_is_kept(paths: Paths) -> None:
+    systemd = Systemd(paths, looping=False, runs=True, restarts=0)
+    outcome, answer = procedure(systemd)
+    assert (outcome.result, outcome.found, answer["changed"], answer["id"]) == (
+        "nothing-to-do", False, False, "",
+    )  # fmt: skip
+    assert set(systemd.said) == {"show"}
+    assert not paths.incidents.exists()
+
+
+def test_an_agent_that_was_started_again_long_ago_is_looked_at_twice(paths: Paths) -> None:
+    outcome, _ = procedure(Systemd(paths, looping=False, runs=True, restarts=3))
+    assert not outcome.found
+    outcome, _ = procedure(Systemd(paths, looping=False, runs=True, restarts=3, dies_after=3))
+    assert outcome.found
+
+
+def test_a_loop_is_ended_named_and_the_agent_started_safely(paths: Paths) -> None:
+    systemd = Systemd(paths)
+    outcome, answer = procedure(systemd)
+    assert outcome.result == "recovered", answer
+    assert systemd.runs
+    assert states(answer)["end-loop"] == states(answer)["safe-start"] == "done"
+    assert answer["cause"]["cause"] == "configuration"
+    assert any("unrecognized arguments" in line for line in answer["cause"]["lines"])
+    assert crash_loop.NORMAL in outcome.next
+    assert answer["held"] is False, "an option of the agent is no reason to stop enforcing"
+    again, answer = procedure(systemd)
+    assert (again.result, answer["changed"]) == ("nothing-to-do", False)
+    assert crash_loop.NORMAL in again.next
+
+
+def test_a_dry_run_touches_nothing(paths: Paths) -> None:
+    systemd = Systemd(paths)
+    outcome, answer = procedure(systemd, dry_run=True)
+    assert outcome.found
+    assert answer["changed"]
+    assert states(answer)["end-loop"] == states(answer)["safe-start"] == "would"
+    assert set(systemd.said) <= {"show", "cat"}
+    assert not paths.root.exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["systemctl stop", "reset-failed", "journalctl", "daemon-reload", "systemctl start"]
+)
+def test_killed_anywhere_the_next_run_brings_the_agent_up(paths: Paths, command: str) -> None:
+    systemd = Systemd(paths, kill_before=command)
+    with pytest.raises(Killed):
+        procedure(systemd)
+    outcome, answer = procedure(systemd)
+    assert outcome.result == "recovered", answer
+    assert systemd.runs
+
+
+def test_an_agent_that_is_left_stopped_is_said_to_be(paths: Paths) -> None:
+    with pytest.raises(Killed):
+        procedure(Systemd(paths, kill_before="coredumpctl"))
+    with Record.begin(paths, "crash-loop") as record:
+        assert any("agent is stopped" in text for text in record.to_dict()["follow_ups"])
+
+
+def test_an_agent_that_dies_in_a_safe_start_is_stopped_and_the_next_run_tries_again(
+    paths: Paths,
+) -> None:
+    systemd = Systemd(paths, safe_works=False)
+    for _ in range(2):
+        outcome, answer = procedure(systemd)
+        assert (outcome.result, answer["agent"]) == ("not-recovered", "stopped")
+        assert outcome.error is not None
+        assert "stopped" in outcome.error.message
+        assert not systemd.looping
+    systemd.safe_works = True
+    assert procedure(systemd)[0].result == "recovered"
+
+
+def test_one_that_dies_a_little_later_is_no_stable_one(paths: Paths) -> None:
+    outcome, answer = procedure(Systemd(paths, dies_after=4))
+    assert (outcome.result, answer["agent"]) == ("not-recovered", "stopped")
+
+
+def test_the_normal_start_comes_back_when_the_cause_is_gone_and_not_before(paths: Paths) -> None:
+    systemd = Systemd(paths)
+    procedure(systemd)
+    outcome, _ = procedure(systemd, crash_loop.normal_start)
+    assert outcome.result == "not-recovered"
+    assert unit.is_safe(paths)
+    assert systemd.runs
+    systemd.normal_works = True
+    assert procedure(systemd, crash_loop.normal_start)[0].result == "recovered"
+    assert not unit.is_safe(paths)
+    assert procedure(systemd, crash_loop.normal_start)[0].result == "nothing-to-do"
+
+
+def test_a_safe_start_takes_back_whatever_a_drop_in_can_set(program: Path) -> None:
+    text = unit.safe_text(program)
+    lines = text.splitlines()
+    assert f"ExecStart={program} run" in lines
+    for name in ("ExecStart", "ExecStartPre", "Environment", "EnvironmentFile", "SystemCallFilter"):
+        assert f"{name}=" in lines, name
+    assert lines.index("ExecStart=") < lines.index(f"ExecStart={program} run")
+    shipped = service.units(program)[unit.NAME].decode().partition("[Service]\n")[2]
+    shipped = shipped.partition("\n[Install]")[0]
+    for line in shipped.splitlines():
+        assert not line or line.startswith("#") or line in lines, line
+    assert "[Unit]" not in lines
