@@ -22,10 +22,10 @@ def build(parser: argparse.ArgumentParser) -> None:
         help="when the cause is gone: start the agent as its unit and drop-ins say again",
     )  # fmt: skip
     parser.epilog = (
-        "Ends the loop, collects and names the cause, starts the agent as it is shipped (a drop-in\n"
-        "that a reboot removes), puts the last good policy in the place of a damaged one. What\n"
-        "the kernel enforces goes on, unless policy or programs may be the cause: then the host\n"
-        "is held in audit until: aegisbpf resume\n\n"
+        "Ends the loop, names the cause, starts the agent as it is shipped (by a drop-in that a\n"
+        "reboot removes), puts the last good policy in the place of a damaged one. What the\n"
+        "kernel enforces goes on, unless policy or programs may be the cause: then the host is\n"
+        "held in audit until: aegisbpf resume\n\n"
         "example: aegisbpf incident crash-loop --stable-for 60s"
     )
 

@@ -15,7 +15,7 @@ from aegis_tools.incident import unit
 from aegis_tools.incident.case import Case
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.accounting import raise_memlock
-from aegis_tools.kernel.features import Features, is_bpffs, mount_if_missing
+from aegis_tools.kernel.features import Features, is_bpffs
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.kernel.run import Runner
 from aegis_tools.paths import Paths
@@ -116,6 +116,8 @@ def state_checks(paths: Paths, now: int) -> list[Check]:
 
 def needs_trial(pins: Pins) -> bool:
     """Return whether the kernel has not taken this version's programs yet, as far as is known."""
+    if not is_bpffs(pins.base.parent):
+        return False
     try:
         return not pins.is_loaded() or pins.object() != loader.object_name(
             fallback=pins.is_fallback()
@@ -124,9 +126,7 @@ def needs_trial(pins: Pins) -> bool:
         return True
 
 
-def trial(
-    pins: Pins, features: Features, runner: Runner, *, objects: Path = loader.OBJECTS
-) -> str:
+def trial(pins: Pins, features: Features, runner: Runner, *, objects: Path = loader.OBJECTS) -> str:
     """Load this version's programs, attach none, and remove them; return what the kernel says.
 
     The caller holds the lock.
@@ -136,8 +136,6 @@ def trial(
     """
     reason = "" if features.lsm_active else "BPF LSM is not active on this boot"
     try:
-        if not is_bpffs(pins.base.parent):
-            mount_if_missing("bpf", pins.base.parent)
         raise_memlock()
         options = loader.LoadOptions()
         loader.build(pins, options, fallback=reason, objects=objects, runner=runner)

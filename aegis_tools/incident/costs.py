@@ -297,7 +297,9 @@ def causes(found: Costs, limits: Limits, *, cpus: int = 1) -> tuple[Cause, ...]:
     if rates["dropped"] > limits.dropped:
         text = f"the event ring is full: {rates['dropped']:.0f} events a second are dropped"
         size = ring_for(found)
-        result.append(Cause("ring", text, (f"aegisbpf load --replace --ringbuf-size={size}", *rule)))
+        result.append(
+            Cause("ring", text, (f"aegisbpf load --replace --ringbuf-size={size}", *rule))
+        )
     if found.hook_cpu > limits.hook_cpu * cpus:
         worst = found.hooks[0]
         text = (
@@ -340,7 +342,8 @@ def ring_for(found: Costs) -> int:
     offered = found.rates["events"] + found.rates["dropped"]
     if 0 < found.sample_rate < 1:
         offered /= found.sample_rate
-    wanted = max(int(offered * _PAUSE * _EVENT_BYTES), 4 * found.ring_bytes, 4096)
+    needed = int(min(offered * _PAUSE * _EVENT_BYTES, RING_MOST))
+    wanted = max(needed, 4 * found.ring_bytes, 4096)
     size = 1 << (wanted - 1).bit_length()
     return max(min(size, RING_MOST), found.ring_bytes)
 

@@ -45,6 +45,8 @@ NORMAL = "aegisbpf incident crash-loop --normal-start"
 _AGAIN = 5.0
 """Seconds between two looks at an agent that was started again at some time: RestartSec is 2."""
 _STOPPED = "end-loop"
+_LOAD = frozenset({Cause.VERIFIER, Cause.KERNEL, Cause.MAP_SIZE})
+"""What the agent, which loads by itself, would die of again."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,7 @@ def _is_lost(case: Case) -> bool:
         return False
 
 
-def run(
-    case: Case, *, stable_for: float = STABLE_FOR, systemd: Systemd = has_systemd
-) -> Outcome:
+def run(case: Case, *, stable_for: float = STABLE_FOR, systemd: Systemd = has_systemd) -> Outcome:
     """Recover a host from an agent that keeps dying; does nothing on a healthy one.
 
     Args:
@@ -268,7 +268,7 @@ def _mend(case: Case, seen: Seen, finding: Finding) -> bool:
               partial(_hold, case, seen, finding),
               partial(_hold_needed, case, seen, finding)),
         _step(case, "load", "load the programs", partial(_load, case, finding),
-              lambda: not Pins(paths.pins).is_loaded()),
+              lambda: not Pins(paths.pins).is_loaded() and (seen.lost or finding.cause in _LOAD)),
         _step(case, "restore-policy", "put the last good policy in the place of the damaged one",
               partial(_restore, case), lambda: bool(seen.damaged)),
         _step(case, "apply-stored", "apply the stored policy, in audit",

@@ -1,7 +1,9 @@
 """The last policy of this host that can be used, where the stored one is damaged.
 
 Each candidate is judged by the keys and settings of now, as a boot would judge it: only what this
-host accepted before is taken, and nothing that its keys do not vouch for.
+host accepted before is taken, and nothing that its keys do not vouch for. An unsigned one that is
+live is recorded again even where nothing tells any more whether signed ones were applied here: it
+is what the host enforces, and the next boot judges it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def find(paths: Paths, *, now: int, live: str = "") -> Source | None:
     for record in _candidates(paths, store, live):
         with contextlib.suppress(AegisError):
             stored = store.load(record.digest)
-            found = read_stored(stored, record, keystore, store, now=now)
+            found = read_stored(
+                stored, record, keystore, store, now=now, allow_unsigned=record.digest == live
+            )
             return replace(found, record=replace(found.record, applied=record.applied or now))
     return None
 

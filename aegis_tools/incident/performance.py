@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, cast
 
 from aegis_tools.agent.eventsource import Files, Journal
 from aegis_tools.agent.search import Query, Search, time_text
@@ -82,7 +83,7 @@ def run(case: Case, options: Options) -> Outcome:
     if options.restore:
         _restore(case)
     if not case.changed:
-        return _as_it_was(case, before, found)
+        return _as_it_was(before, found)
     if case.dry_run:
         text = f"{_text(found)}; this would be done about it"
         return Outcome(True, "recovered", text, data={"causes": _dicts(found)})
@@ -108,9 +109,7 @@ def _measure(case: Case, action: str, options: Options) -> Costs:
             )
 
     message = f"measure for {options.seconds:g} s"
-    found = case.look(action, message, do, optional=False).value
-    assert isinstance(found, Costs)
-    return found
+    return cast("Costs", case.look(action, message, do, optional=False).value)
 
 
 def _processes(
@@ -165,10 +164,11 @@ def _enlarge(case: Case, options: Options) -> None:
     """Make the ring larger where it was full, in this run or the one it continues."""
     full = any(one["name"] == "ring" for one in case.record.get("causes") or ())
     wanted = options.ring_bytes or int(case.record.get("ring_proposed") or 0)
+    asked = bool(wanted) and (full or bool(options.ring_bytes))
+    message = f"make the event ring {wanted >> 10} KiB, live"
     case.step(
-        "larger-ring", f"make the event ring {wanted >> 10} KiB, live", partial(_ring, case, wanted),
-        needed=lambda: bool(wanted) and (full or bool(options.ring_bytes))
-        and _ring_bytes(case) < wanted, lock=True, optional=True,
+        "larger-ring", message, partial(_ring, case, wanted),
+        needed=lambda: asked and _ring_bytes(case) < wanted, lock=True, optional=True,
     )  # fmt: skip
     runner = case.seams.run
     case.step(
@@ -217,11 +217,11 @@ def _is_lowered(case: Case) -> bool:
     return _before(case) is not None
 
 
-def _as_it_was(case: Case, before: Costs, found: tuple[Cause, ...]) -> Outcome:
+def _as_it_was(before: Costs, found: tuple[Cause, ...]) -> Outcome:
     """Answer where a run before this one did what there is to do."""
-    data = {"costs": before.to_dict(), "causes": _dicts(found)}
+    data: dict[str, Any] = {"costs": before.to_dict(), "causes": _dicts(found)}
     if found:
-        return _still(case, found, data)
+        return _still(found, data)
     text = f"{_well(before)}; the sample rate is lowered to {before.sample_rate:.0%} still"
     return Outcome(True, "recovered", text, (RESTORE,), keep_open=True, data=data)
 
@@ -238,10 +238,10 @@ def _compare(case: Case, options: Options, found: tuple[Cause, ...]) -> Outcome:
     case.record.fact("comparison", sides)
     case.record.saw("compared", costs.in_a_line(sides))
     lowered = _is_lowered(case)
-    data = {"comparison": sides, "causes": _dicts(found), "left": _dicts(left)}
+    data: dict[str, Any] = {"comparison": sides, "causes": _dicts(found), "left": _dicts(left)}
     if left:
-        return _still(case, left, data)
-    following = ()
+        return _still(left, data)
+    following: tuple[str, ...] = ()
     if lowered:
         following = (RESTORE,) if _did(case, "larger-ring") or not _was_full(case) else (APPLY,)
         case.record.follow_up(f"the sample rate is lowered: {following[0]}")
@@ -253,7 +253,7 @@ def _was_full(case: Case) -> bool:
     return any(one["name"] == "ring" for one in case.record.get("causes") or ())
 
 
-def _still(case: Case, left: tuple[Cause, ...], data: dict[str, object]) -> Outcome:
+def _still(left: tuple[Cause, ...], data: dict[str, Any]) -> Outcome:
     following = tuple(proposal for cause in left for proposal in cause.proposals)
     text = f"it still costs too much: {_text(left)}"
     hint = following[0] if following else "see: aegisbpf stats; aegisbpf events --top 10"
@@ -271,5 +271,7 @@ def _dicts(found: tuple[Cause, ...]) -> list[dict[str, object]]:
 
 def _well(found: Costs) -> str:
     rates = found.rates
-    cpu = f"hooks take {found.hook_cpu:.1%} of a CPU" if found.measured else "run times not measured"
+    cpu = (
+        f"hooks take {found.hook_cpu:.1%} of a CPU" if found.measured else "run times not measured"
+    )
     return f"{rates['events']:.0f} events a second, {rates['dropped']:.0f} dropped; {cpu}"

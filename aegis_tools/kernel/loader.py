@@ -146,23 +146,18 @@ def load(
     pins.remove_all()
     raise_memlock()
     try:
-        return _load_fresh(pins, features, options, require_lsm, runner, fallback)
+        if not features.lsm_active:
+            fallback = "BPF LSM is not active on this boot"
+        return _load_fresh(pins, options, fallback, require_lsm, runner)
     except BaseException:
         pins.remove_all()
         raise
 
 
 def _load_fresh(
-    pins: Pins,
-    features: Features,
-    options: LoadOptions,
-    require_lsm: bool,
-    runner: Runner,
-    reason: str = "",
+    pins: Pins, options: LoadOptions, reason: str, require_lsm: bool, runner: Runner
 ) -> Loaded:
     staging = pins.staging
-    if not features.lsm_active:
-        reason = "BPF LSM is not active on this boot"
     reason = build(pins, options, fallback=reason, require_lsm=require_lsm, runner=runner)
     attach(staging, runner=runner)
     staging.path(OBJECT).rename(pins.path(OBJECT))

@@ -26,7 +26,7 @@ FILES = 50
 
 @contextmanager
 def storm(folder: Path, number: int) -> Iterator[None]:
-    """Open files of ``folder`` ``number`` times in a burst, twice a second, while the block runs."""
+    """Open files of ``folder``, a burst of ``number`` twice a second, while the block runs."""
     process = start_python(BURSTS, folder, number)
     try:
         assert process.stdout is not None

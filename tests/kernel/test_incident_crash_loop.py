@@ -177,9 +177,7 @@ def refused_objects(folder: Path) -> Path:
     return objects
 
 
-def test_a_trial_says_what_the_verifier_says_and_leaves_nothing(
-    host: Host, tmp_path: Path
-) -> None:
+def test_a_trial_says_what_the_verifier_says_and_leaves_nothing(host: Host, tmp_path: Path) -> None:
     pins = Pins(host.paths.pins)
     before = pins.names("links"), pins.names("maps")
     nothing = Features(release="", lsms=(), btf=True, disabled=False)

@@ -111,7 +111,10 @@ def test_a_storm_is_sampled_then_given_room_and_told_of_whole_again(
     assert last["result"] == "recovered", last
     assert last["id"] == first["id"]
     assert states(last)["larger-ring"] == states(last)["restore-sampling"] == "done"
-    assert (rate(stormy), ring(stormy)) == (1.0, before and last["comparison"]["ring_bytes"]["after"])
+    assert (rate(stormy), ring(stormy)) == (
+        1.0,
+        before and last["comparison"]["ring_bytes"]["after"],
+    )
     assert ring(stormy) > SMALL_RING
     assert last["comparison"]["dropped_per_second"]["before"] > 0
     assert last["comparison"]["dropped_per_second"]["after"] == 0

@@ -48,7 +48,11 @@ def test_rates_are_what_lies_between_two_looks() -> None:
     programs = {"aegis_file_open": (1010, 101_000), "aegis_new": (0, 0)}
     second = Look(12.0, counters, {7: 190, 8: 40}, programs, 1.5)
     found = between(first, second, names=lambda uid: f"rule{uid}")
-    assert (found.rates["matches"], found.rates["refused"], found.rates["dropped"]) == (150, 100, 10)
+    assert (found.rates["matches"], found.rates["refused"], found.rates["dropped"]) == (
+        150,
+        100,
+        10,
+    )
     assert found.rules == (("rule7", 50.0), ("rule8", 20.0))
     assert found.hooks == (HookCost("file_open", 500.0, 100.0, 100_000 / 1e9 / 2),)
     assert found.agent_cpu == 0.25
