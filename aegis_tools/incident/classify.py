@@ -8,7 +8,7 @@ first that shows anything decides, and within it the first cause of the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -142,9 +142,16 @@ def classify(texts: Mapping[str, str]) -> Finding:
     return Finding(Cause.UNKNOWN, "", _last([*ended, *endings(texts.get("systemd", ""))]))
 
 
-def _all_of(cause: Cause, lines: Iterable[str]) -> list[str]:
+def _all_of(cause: Cause, lines: Sequence[str]) -> list[str]:
+    """Return the lines that show a cause; of the verifier's, its verdict, which has no form."""
     patterns = [pattern for known, pattern in _RULES if known is cause]
-    return [line for line in lines if any(pattern.search(line) for pattern in patterns)]
+    found = [any(pattern.search(line) for pattern in patterns) for line in lines]
+    verdicts = [_COUNT.match(line) is not None for line in [*lines[1:], ""]]
+    shown = zip(lines, found, verdicts, strict=True)
+    return [line for line, showing, verdict in shown if showing or verdict]
+
+
+_COUNT = re.compile(r"processed \d+ insns")
 
 
 def _last(lines: Iterable[str]) -> tuple[str, ...]:
