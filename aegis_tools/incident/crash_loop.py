@@ -14,13 +14,11 @@ Order of the effects, and what a death after each leaves for the next run:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
-from aegis_tools.control import boot, fallback, starts
+from aegis_tools.control import boot, fallback
 from aegis_tools.control.bootstate import read_boot_state
-from aegis_tools.control.heartbeat import life, read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.control.mode import read_mode
 from aegis_tools.control.remember import remember
@@ -30,158 +28,26 @@ from aegis_tools.errors import AegisError, KernelError, NotLoadedError, StateErr
 from aegis_tools.incident import collect, known_good, unit
 from aegis_tools.incident.case import Case, Outcome
 from aegis_tools.incident.classify import NEXT, Cause, Finding, classify
-from aegis_tools.incident.content import Content
-from aegis_tools.incident.shelf import Shelf
+from aegis_tools.incident.crash_seen import (
+    END_LOOP,
+    STOP_AGAIN,
+    Seen,
+    Systemd,
+    held_by,
+    is_lost,
+    look,
+)
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import Features, read_host_features
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.paths import Paths
 from aegis_tools.policy.model import Mode
 
 STABLE_FOR = 60.0
 """Seconds that an agent must live to be taken for stable."""
 RESUME = "aegisbpf resume"
 NORMAL = "aegisbpf incident crash-loop --normal-start"
-_AGAIN = 5.0
-"""Seconds between two looks at an agent that was started again at some time: RestartSec is 2."""
-_STOPPED = "end-loop"
 _LOAD = frozenset({Cause.VERIFIER, Cause.KERNEL, Cause.MAP_SIZE})
 """What the agent, which loads by itself, would die of again."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the host looks like.
-
-    Attributes:
-        unit: What systemd says of the agent; None where systemd does not run it.
-        held: Why the host is held in audit; None where it is not.
-        starts: Unclean starts within the window.
-        restarted: systemd started it again while we looked.
-        alive: It gives signs of life, or holds its lock.
-        damaged: Why the stored policy cannot be used; empty where it can.
-        interrupted: An earlier run stopped the agent and did not start it.
-        known: A run has looked into this hold already.
-        lost: A policy is stored, and none is live.
-    """
-
-    unit: unit.State | None
-    held: fallback.Fallback | None
-    starts: int
-    restarted: bool
-    alive: bool
-    damaged: str
-    interrupted: bool
-    known: bool
-    lost: bool
-
-    @property
-    def looping(self) -> bool:
-        """Whether the agent dies again and again."""
-        if self.unit is not None and (self.unit.loops or self.restarted):
-            return True
-        return starts.is_loop(self.starts) and not self.alive
-
-    @property
-    def held_for_it(self) -> bool:
-        """Whether the guard of the agent holds the host, and nobody has looked why."""
-        return self.held is not None and self.held.reason == "crash-loop" and not self.known
-
-    @property
-    def agent_trouble(self) -> bool:
-        """Whether it is about the agent, and not only about what is stored."""
-        return self.looping or self.held_for_it or self.interrupted
-
-    @property
-    def found(self) -> bool:
-        """Whether there is anything to recover from."""
-        return self.agent_trouble or bool(self.damaged)
-
-    def signs(self) -> list[str]:
-        """Return what shows it, for a person."""
-        found = []
-        if self.looping and self.unit is not None:
-            state = f"{self.unit.active}/{self.unit.sub}"
-            found.append(f"{unit.NAME} is {state}, started again {self.unit.restarts} times")
-        if self.starts > 1:
-            found.append(f"{self.starts} unclean starts within {starts.WINDOW_SECONDS} s")
-        if self.held is not None:
-            found.append(f"held in audit: {self.held.meaning}")
-        if self.interrupted:
-            found.append("an earlier run of this stopped the agent, and it does not run yet")
-        if self.damaged:
-            found.append(self.damaged)
-        return found
-
-
-Systemd = Callable[[Paths], bool]
-"""Whether systemd runs, and is that of the files."""
-
-
-def look(case: Case, systemd: Systemd = has_systemd) -> Seen:
-    """Look at the host; changes nothing."""
-    paths, runner = case.paths, case.seams.run
-    state = unit.read(runner) if unit.is_there(paths, runner, systemd) else None
-    restarted = False
-    if state is not None and state.restarts and not state.loops:
-        case.sleep(_AGAIN)
-        now = unit.read(runner)
-        restarted, state = now.restarts > state.restarts or now.loops, now
-    held = _held(case)
-    beat = read_heartbeat(paths)
-    wrong = known_good.damage(paths, now=int(case.seams.wall()))
-    stopped = state is not None and state.active in ("inactive", "failed")
-    return Seen(
-        unit=state,
-        held=held,
-        starts=len(starts.recent(starts.read_starts(paths), case.seams.boot_ns())),
-        restarted=restarted,
-        alive=beat is not None and life(paths, beat, case.seams.boot_ns()).runs,
-        damaged=wrong.message if wrong else "",
-        interrupted=stopped and _stopped_by_us(case),
-        known=held is not None and _looked_into(case, held),
-        lost=_is_lost(case),
-    )
-
-
-def _held(case: Case) -> fallback.Fallback | None:
-    try:
-        return fallback.read(case.paths)
-    except StateError as error:
-        return fallback.Fallback(0, "damaged", error.message, Mode.AUDIT)
-
-
-def _records(case: Case) -> Iterator[Content]:
-    """Yield the earlier runs, newest first."""
-    with contextlib.suppress(StateError):
-        for one in Shelf(case.paths).all():
-            if one.content is not None and one.content.scenario == case.record.scenario:
-                yield one.content
-
-
-def _looked_into(case: Case, held: fallback.Fallback) -> bool:
-    ended = (one.ended for one in _records(case) if one.result == "recovered")
-    return (next(ended, None) or 0) >= held.since
-
-
-def _stopped_by_us(case: Case) -> bool:
-    """Return whether the newest run stopped the agent, and did not bring it up."""
-    for one in _records(case):
-        did = {action["action"] for action in one.actions if action["ok"] is not False}
-        return one.result in ("", "not-recovered") and bool(did & {_STOPPED, "stop-again"})
-    return False
-
-
-def _is_lost(case: Case) -> bool:
-    try:
-        if Store(case.paths).records()[0] is None:
-            return False
-        with Live(Pins(case.paths.pins)) as live:
-            return not any(live.info().bundle)
-    except NotLoadedError:
-        return True
-    except AegisError:
-        return False
 
 
 def run(case: Case, *, stable_for: float = STABLE_FOR, systemd: Systemd = has_systemd) -> Outcome:
@@ -203,7 +69,7 @@ def run(case: Case, *, stable_for: float = STABLE_FOR, systemd: Systemd = has_sy
     try:
         if seen.unit is not None:
             case.step(
-                _STOPPED, "stop the agent: the loop ends, the kernel goes on as it is",
+                END_LOOP, "stop the agent: the loop ends, the kernel goes on as it is",
                 partial(unit.stop, case.seams.run), needed=seen.looping,
             )  # fmt: skip
         finding = _find_out(case, seen)
@@ -272,7 +138,7 @@ def _mend(case: Case, seen: Seen, finding: Finding) -> bool:
         _step(case, "restore-policy", "put the last good policy in the place of the damaged one",
               partial(_restore, case), lambda: bool(seen.damaged)),
         _step(case, "apply-stored", "apply the stored policy, in audit",
-              partial(_apply, case), partial(_is_lost, case)),
+              partial(_apply, case), partial(is_lost, case)),
     ]  # fmt: skip
     return all(took)
 
@@ -285,7 +151,7 @@ def _step(
 
 
 def _hold_needed(case: Case, seen: Seen, finding: Finding) -> bool:
-    if _held(case) is not None:
+    if held_by(case) is not None:
         return False
     if seen.lost and _boot_mode(case) is Mode.ENFORCE:
         return True  # what was lost comes back in audit
@@ -400,7 +266,7 @@ def _watch(case: Case, stable_for: float) -> bool:
         "stable", f"watch the agent for {stable_for:.0f} s", partial(watch, case, stable_for)
     )
     if lived.state == "failed":
-        case.step("stop-again", "stop the agent: it dies in a safe start as well",
+        case.step(STOP_AGAIN, "stop the agent: it dies in a safe start as well",
                   partial(unit.stop, case.seams.run), optional=True)  # fmt: skip
     return lived.state != "failed"
 
@@ -426,7 +292,7 @@ def watch(case: Case, seconds: float) -> None:
 def _say_if_stopped(case: Case) -> None:
     """Never leave the agent stopped without saying so."""
     with contextlib.suppress(AegisError):
-        if not case.dry_run and case.record.done(_STOPPED) and not unit.read(case.seams.run).runs:
+        if not case.dry_run and case.record.done(END_LOOP) and not unit.read(case.seams.run).runs:
             text = "the agent is stopped: run this again, or systemctl start aegisbpf"
             case.record.follow_up(text)
             case.record.saw("left-stopped", text, ok=False)
@@ -434,7 +300,7 @@ def _say_if_stopped(case: Case) -> None:
 
 
 def _outcome(case: Case, seen: Seen, finding: Finding, *, mended: bool, stable: bool) -> Outcome:
-    held = _held(case) is not None
+    held = held_by(case) is not None
     following = (
         *((NORMAL,) if unit.is_safe(case.paths) else ()),
         *((RESUME,) if held else ()),
@@ -474,10 +340,10 @@ def normal_start(case: Case, *, stable_for: float = STABLE_FOR) -> Outcome:
     lived = case.dry_run or case.look(
         "stable", f"watch the agent for {stable_for:.0f} s", partial(watch, case, stable_for)
     ).state != "failed"  # fmt: skip
-    held = (RESUME,) if _held(case) else ()
+    held = (RESUME,) if held_by(case) else ()
     if lived:
         return Outcome(True, "recovered", "the agent runs as its unit says", held)
-    case.step("stop-again", "stop the agent: it still dies", partial(unit.stop, case.seams.run))
+    case.step(STOP_AGAIN, "stop the agent: it still dies", partial(unit.stop, case.seams.run))
     case.step("safe-start", "start the agent as it is shipped", partial(_start, case))
     text = "the agent still dies when it is started as its unit says; the safe start is back"
     error = StateError(text, hint=NEXT[Cause.CONFIGURATION])

@@ -20,6 +20,8 @@ NAME = "aegisbpf.service"
 BOOT = "aegisbpf-boot.service"
 START_SECONDS = 300.0
 """TimeoutStartSec of the unit: the verifier takes its time on a busy host."""
+_PATIENCE = 180.0
+"""Seconds for systemd itself: a host in trouble is slow."""
 PROPERTIES = (
     "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "NRestarts", "MainPID",
     "ExecMainCode", "ExecMainStatus", "DropInPaths", "MemoryMax", "TasksMax", "LimitNOFILE",
@@ -83,7 +85,9 @@ def read(runner: Runner, name: str = NAME) -> State:
     Raises:
         CommandError: It does not answer.
     """
-    text = runner(["systemctl", "show", f"--property={','.join(PROPERTIES)}", name])
+    text = runner(
+        ["systemctl", "show", f"--property={','.join(PROPERTIES)}", name], timeout=_PATIENCE
+    )
     facts = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
     return State(
         facts.get("LoadState", ""),
@@ -106,14 +110,14 @@ def stop(runner: Runner) -> None:
     Raises:
         CommandError: systemd refused.
     """
-    runner(["systemctl", "stop", NAME], timeout=60)
+    runner(["systemctl", "stop", NAME], timeout=_PATIENCE)
     reset(runner)
 
 
 def reset(runner: Runner) -> None:
     """Forget that the unit failed, and how often it was started."""
     try:
-        runner(["systemctl", "reset-failed", NAME])
+        runner(["systemctl", "reset-failed", NAME], timeout=_PATIENCE)
     except CommandError:  # of a unit that is not loaded; nothing to forget then
         return
 
@@ -124,7 +128,7 @@ def start(runner: Runner) -> None:
     Raises:
         CommandError: It ended before.
     """
-    runner(["systemctl", "daemon-reload"])
+    runner(["systemctl", "daemon-reload"], timeout=_PATIENCE)
     reset(runner)
     runner(["systemctl", "start", NAME], timeout=START_SECONDS + 20)
 
