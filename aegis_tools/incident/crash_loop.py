@@ -102,7 +102,7 @@ def _mode_before(case: Case) -> None:
 def _find_out(case: Case, seen: Seen) -> Finding:
     """Collect, and name the cause."""
     pins, texts = Pins(case.paths.pins), collect.texts(case, systemd=seen.unit is not None)
-    if not seen.agent_trouble:
+    if not (seen.agent_trouble or seen.boot_failed):
         texts = {"state": texts["state"]}  # the agent is well, whatever it said an hour ago
     if collect.needs_trial(pins) and not case.dry_run:
         texts["trial"] = (
@@ -140,6 +140,11 @@ def _mend(case: Case, seen: Seen, finding: Finding) -> bool:
         _step(case, "apply-stored", "apply the stored policy, in audit",
               partial(_apply, case), partial(is_lost, case)),
     ]  # fmt: skip
+    if seen.boot_failed:
+        took.append(case.step(
+            "boot-unit", "let systemd do what it does at boot, now that it can",
+            partial(unit.boot_again, case.seams.run), optional=True,
+        ).state != "failed")  # fmt: skip
     return all(took)
 
 
@@ -310,7 +315,7 @@ def _outcome(case: Case, seen: Seen, finding: Finding, *, mended: bool, stable: 
     data = {"cause": finding.to_dict(), "held": held, "agent": "stable" if stable else "stopped"}
     if mended and stable:
         done = "would be" if case.dry_run else "is"
-        state = "the agent runs stably" if seen.agent_trouble else "the stored policy can be used"
+        state = "the agent runs stably" if seen.agent_trouble else "the next boot can do its work"
         text = f"{state}; cause: {finding.text()}"
         if case.dry_run:
             text = f"the host {done} recovered; cause so far: {finding.text()}"

@@ -40,6 +40,7 @@ class Seen:
         interrupted: An earlier run stopped the agent and did not start it.
         known: A run has looked into this hold already.
         lost: A policy is stored, and none is live.
+        boot_failed: What loads and applies at boot has failed.
     """
 
     unit: unit.State | None
@@ -51,6 +52,7 @@ class Seen:
     interrupted: bool
     known: bool
     lost: bool
+    boot_failed: bool = False
 
     @property
     def looping(self) -> bool:
@@ -72,7 +74,7 @@ class Seen:
     @property
     def found(self) -> bool:
         """Whether there is anything to recover from."""
-        return self.agent_trouble or bool(self.damaged)
+        return self.agent_trouble or self.boot_failed or bool(self.damaged)
 
     def signs(self) -> list[str]:
         """Return what shows it, for a person."""
@@ -86,6 +88,8 @@ class Seen:
             found.append(f"held in audit: {self.held.meaning}")
         if self.interrupted:
             found.append("an earlier run of this stopped the agent, and it does not run yet")
+        if self.boot_failed:
+            found.append(f"{unit.BOOT} has failed")
         if self.damaged:
             found.append(self.damaged)
         return found
@@ -118,6 +122,7 @@ def look(case: Case, systemd: Systemd = has_systemd) -> Seen:
         interrupted=stopped and _stopped_by_us(case),
         known=held is not None and _looked_into(case, held),
         lost=is_lost(case),
+        boot_failed=state is not None and unit.read(runner, unit.BOOT).active == "failed",
     )
 
 

@@ -133,6 +133,15 @@ def start(runner: Runner) -> None:
     runner(["systemctl", "start", NAME], timeout=START_SECONDS + 20)
 
 
+def boot_again(runner: Runner) -> None:
+    """Do what is done at boot; harmless where it was done.
+
+    Raises:
+        CommandError: It failed.
+    """
+    runner(["systemctl", "restart", BOOT], timeout=START_SECONDS + 20)
+
+
 def drop_in(paths: Paths) -> Path:
     """Return where the safe start is."""
     return paths.runtime_units / f"{NAME}.d" / "zz-safe-start.conf"

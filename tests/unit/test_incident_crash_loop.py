@@ -39,6 +39,7 @@ class Systemd:
         safe_works: A safe start lives.
         dies_after: Looks after which it dies in spite of that.
         kill_before: The command before which the procedure is killed.
+        boot_failed: What loads at boot has failed.
     """
 
     paths: Paths
@@ -49,6 +50,7 @@ class Systemd:
     dies_after: int = 1000
     kill_before: str = ""
     restarts: int = 7
+    boot_failed: bool = False
     said: list[str] = field(default_factory=list)
 
     def __call__(self, argv: Sequence[str], *, timeout: float = 60) -> str:
@@ -60,6 +62,9 @@ class Systemd:
         if argv[0] != "systemctl":
             return BAD_OPTION if "-u" in argv else ""
         self.said.append(argv[1])
+        if argv[-1] == unit.BOOT:
+            self.boot_failed = self.boot_failed and argv[1] != "restart"
+            return f"LoadState=loaded\nActiveState={'failed' if self.boot_failed else 'active'}\n"
         return str(getattr(self, f"on_{argv[1].replace('-', '_')}", lambda: "")())
 
     def on_show(self) -> str:
@@ -227,6 +232,15 @@ def test_the_normal_start_comes_back_when_the_cause_is_gone_and_not_before(paths
     assert procedure(systemd, crash_loop.normal_start)[0].result == "recovered"
     assert not unit.is_safe(paths)
     assert procedure(systemd, crash_loop.normal_start)[0].result == "nothing-to-do"
+
+
+def test_a_boot_that_failed_is_done_again_and_the_agent_left_alone(paths: Paths) -> None:
+    systemd = Systemd(paths, looping=False, runs=True, restarts=0, boot_failed=True)
+    outcome, answer = procedure(systemd)
+    assert outcome.result == "recovered", answer
+    assert states(answer)["boot-unit"] == "done"
+    assert not {"stop", "start"} & set(systemd.said)
+    assert procedure(systemd)[0].result == "nothing-to-do"
 
 
 def test_a_safe_start_takes_back_whatever_a_drop_in_can_set(program: Path) -> None:
