@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from edit_support import Host
+from systemd_support import BAD_OPTION, Systemd, procedure
 
 from aegis_tools.control.live import Live
 from aegis_tools.control.store import Store
@@ -163,6 +164,27 @@ def test_a_hold_by_the_guard_is_looked_into_once(host: Host, files: dict[str, Pa
     found = host(*CRASH)
     assert (found["found"], found["changed"], found["result"]) == (True, False, "recovered")
     assert host(*CRASH)["found"] is False, "it is known, and waits for a person"
+
+
+@pytest.mark.parametrize(
+    ("journal", "held"), [(BAD_OPTION, False), ("", True), ("a stored policy is damaged", True)]
+)
+def test_a_loop_stops_enforcement_only_where_the_cause_may_be_policy_or_programs(
+    host: Host, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    journal: str, held: bool,
+) -> None:  # fmt: skip
+    program = tmp_path / "venv/bin/aegisbpf"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "venv"))
+    _, second = apply_two(host, files)
+    enforce(host)
+    outcome, answer = procedure(Systemd(host.paths, journal=journal))
+    assert outcome.result == "recovered", answer
+    assert (answer["held"], mode(host)) == (held, int(not held))
+    assert live(host) == second
+    if held:
+        assert host("resume", "--dry-run")["fallback"]["mode_before"] == "enforce"
 
 
 def refused_objects(folder: Path) -> Path:
