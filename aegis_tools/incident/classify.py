@@ -2,7 +2,8 @@
 
 Pure. The sources are asked in the order of what they prove: a load that was just tried, what
 systemd says of the process, what the program said last, the stored state, the kernel's log. The
-first that shows anything decides, and within it the first cause of the table.
+first that shows anything decides: within it the first cause of the table, and in a journal, which
+may tell of other deaths as well, the newest line.
 """
 
 from __future__ import annotations
@@ -134,12 +135,23 @@ def classify(texts: Mapping[str, str]) -> Finding:
     """
     for source in SOURCES:
         lines = _lines(source, texts.get(source, ""))
-        for cause, pattern in _RULES:
-            showing = [line for line in lines if pattern.search(line)]
-            if showing:
-                return Finding(cause, source, _last(_all_of(cause, lines) or showing))
+        cause = _newest(lines) if source == "journal" else _first(lines)
+        if cause is not None:
+            return Finding(cause, source, _last(_all_of(cause, lines)))
     ended = [line for line in texts.get("journal", "").splitlines() if _ENDED.search(line)]
     return Finding(Cause.UNKNOWN, "", _last([*ended, *endings(texts.get("systemd", ""))]))
+
+
+def _first(lines: Iterable[str]) -> Cause | None:
+    """Return the first cause of the table that any line shows."""
+    text = "\n".join(lines)
+    return next((cause for cause, pattern in _RULES if pattern.search(text)), None)
+
+
+def _newest(lines: Sequence[str]) -> Cause | None:
+    """Return the cause that the newest line shows: those before it may be of another death."""
+    found = map(_first, ([line] for line in reversed(lines)))
+    return next((cause for cause in found if cause is not None), None)
 
 
 def _all_of(cause: Cause, lines: Sequence[str]) -> list[str]:

@@ -22,8 +22,9 @@ from typing import Any, cast
 from aegis_tools.agent.eventsource import Files, Journal
 from aegis_tools.agent.search import Query, Search, time_text
 from aegis_tools.control import bootstate, replace
+from aegis_tools.control.heartbeat import read_heartbeat
 from aegis_tools.control.live import Live
-from aegis_tools.errors import AegisError, KernelError
+from aegis_tools.errors import AegisError, KernelError, StateError
 from aegis_tools.incident import costs, sampling, unit
 from aegis_tools.incident.case import Case, Outcome
 from aegis_tools.incident.costs import ByProcess, Cause, Costs, Limits
@@ -35,6 +36,8 @@ RATE = 0.1
 SECONDS = 5.0
 LOOK_BACK = 60.0
 """Seconds of events that say which processes it is: they are told of late in a storm."""
+AGENT_SECONDS = 60.0
+"""For which an agent is waited for that somebody else starts again."""
 RESTORE = "aegisbpf incident performance --restore"
 APPLY = "aegisbpf incident performance --apply --restore"
 
@@ -164,6 +167,7 @@ def _enlarge(case: Case, options: Options) -> None:
     """Make the ring larger where it was full, in this run or the one it continues."""
     full = any(one["name"] == "ring" for one in case.record.get("causes") or ())
     wanted = options.ring_bytes or int(case.record.get("ring_proposed") or 0)
+    agent = _agent(case)
     asked = bool(wanted) and (full or bool(options.ring_bytes))
     message = f"make the event ring {wanted >> 10} KiB, live"
     case.step(
@@ -177,6 +181,29 @@ def _enlarge(case: Case, options: Options) -> None:
         needed=lambda: _did(case, "larger-ring") and unit.is_there(case.paths, runner),
         optional=True,
     )  # fmt: skip
+    if agent and _did(case, "larger-ring") and not case.dry_run:
+        case.look("agent-back", "wait until the agent reads the new ring",
+                  partial(_wait_for_another, case, agent))  # fmt: skip
+
+
+def _agent(case: Case) -> int:
+    """Return the process of the agent that says it is ready; 0 for none."""
+    beat = read_heartbeat(case.paths) or {}
+    pid = beat.get("pid")
+    return pid if isinstance(pid, int) and beat.get("ready") else 0
+
+
+def _wait_for_another(case: Case, agent: int) -> None:
+    """Wait for an agent that was started since: the one before ends with the ring it read.
+
+    Raises:
+        StateError: There is none in time.
+    """
+    if not case.wait(lambda: _agent(case) not in (0, agent), seconds=AGENT_SECONDS):
+        raise StateError(
+            "the agent does not run again, so nobody reads the new ring",
+            hint="run: systemctl restart aegisbpf",
+        )
 
 
 def _ring_bytes(case: Case) -> int:

@@ -110,6 +110,7 @@ def test_a_storm_is_sampled_then_given_room_and_told_of_whole_again(
         last = stormy(*read, "--apply", "--restore")
     assert last["result"] == "recovered", last
     assert last["id"] == first["id"]
+    assert states(last)["agent-back"] == "done"
     assert states(last)["larger-ring"] == states(last)["restore-sampling"] == "done"
     assert (rate(stormy), ring(stormy)) == (
         1.0,

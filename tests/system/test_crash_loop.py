@@ -198,7 +198,7 @@ def test_a_damaged_stored_policy_gives_way_to_the_one_before(guarded: Machine) -
     assert not refused(machine)
     found = crash_loop(machine)
     assert (found["result"], found["cause"]["cause"]) == ("recovered", "configuration")
-    assert "a stored policy is damaged" in found["cause"]["lines"]
+    assert any("a stored policy is damaged" in line for line in found["cause"]["lines"])
     assert not refused(machine), "what was lost comes back in audit"
     assert "aegisbpf resume" in found["next"]
     assert machine.run("systemctl is-active aegisbpf-boot").stdout == "active\n"
@@ -220,7 +220,7 @@ def test_programs_that_the_verifier_rejects_give_way_to_the_audit_fallback(
     assert any("processed" in line for line in found["cause"]["lines"])
     assert "verifier.txt" in {one["name"] for one in found["record"]["files"]}
     pid_of_ready_agent(machine)
-    status = machine.aegis("status")
+    status = machine.aegis("status", check=False)
     assert (status["mode"]["mode"], status["mode"]["state"]) == ("audit", "audit-fallback")
     assert status["policy"]["digest"], "the stored policy is watched"
 

@@ -79,6 +79,12 @@ def test_only_what_is_of_the_process_alone_lets_the_host_go_on_enforcing(
     assert classify(texts).spares_enforcement is spares
 
 
+def test_in_a_journal_the_newest_death_decides() -> None:
+    older, newer = text_of("disk-full.txt"), text_of("damaged-policy.txt")
+    assert classify({"journal": older + newer}).cause is Cause.CONFIGURATION
+    assert classify({"journal": newer + older}).cause is Cause.RESOURCES
+
+
 def test_an_event_is_no_message_of_ours_whatever_a_file_is_called() -> None:
     line = '{"time":"2026-11-21T12:00:00.000000Z","path":"/srv/no space left on device"}'
     assert classify({"journal": f"host aegisbpf[1]: {line}"}).cause is Cause.UNKNOWN
