@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aegis_tools.control import bootstate
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.hostmode import settle_first
 from aegis_tools.control.live import Live
@@ -155,6 +156,9 @@ def carry_out(
             if isinstance(error, AegisError):
                 remember(paths, ACTION, result=error.code, note=error.message)
             raise
+    if found.new_maps:
+        with Live(pins) as live:
+            bootstate.keep(paths, live)  # or the policy would not fit after a reboot
     maps = f"; new maps: {found.new_maps}" if found.new_maps else ""
     note = f"object {found.before[:12] or 'unknown'} -> {found.after[:12]}{maps}"
     remember(paths, ACTION, note=note)
