@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,7 +41,7 @@ def clear_stale(app: App, arguments: argparse.Namespace) -> int:
         )
         if found.findings and not arguments.dry_run:
             content = undo.undo_of(editor.live.all_entries(), found.findings)
-            saved = str(_save(app, content, now))
+            saved = str(undo.save(app.paths, content, now=now))
             editor.replace(
                 lambda rules: stale.take_out(rules.maps, found.findings),
                 removed=[one.uid for one in found.findings if not one.map],
@@ -80,16 +78,6 @@ def _text(found: stale.Survey, saved: str, *, dry_run: bool) -> Iterable[str]:
         yield "dry run, nothing changed"
     else:
         yield f"removed; undo: aegisbpf block restore {saved}"
-
-
-def _save(app: App, content: dict[str, Any], now: float) -> Path:
-    folder = app.paths.state / "undo"
-    files.ensure_folder(app.paths.state)
-    files.ensure_folder(folder)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    path = folder / f"clear-stale-{stamp}-{os.urandom(3).hex()}.json"
-    files.write_atomic(path, json.dumps(content).encode() + b"\n", what="undo file")
-    return path
 
 
 def restore(app: App, arguments: argparse.Namespace) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from aegis_tools.control import files
 from aegis_tools.control.live import Entries, uids_of, without
 from aegis_tools.control.merge import ENTRY_MAPS, merge, same_file
 from aegis_tools.control.resolve import Rules
 from aegis_tools.control.stale import INODE_MAPS, Finding
 from aegis_tools.errors import StateError
 from aegis_tools.kernel.layout import DIR_HAS_NAMES, FILE_ENTRY, SPECS
+from aegis_tools.paths import Paths
 
 UNDO_FORMAT = 1
 MAX_UNDO = 256 << 20
@@ -51,6 +57,21 @@ def undo_of(maps: Mapping[str, Entries], findings: Iterable[Finding]) -> dict[st
         ],
         "entries": entries,
     }
+
+
+def save(paths: Paths, content: Mapping[str, Any], *, now: float) -> Path:
+    """Keep an undo file, and return where. The caller holds the lock.
+
+    Raises:
+        StateError: It cannot be written; nothing may be removed then.
+    """
+    folder = paths.state / "undo"
+    files.ensure_folder(paths.state)
+    files.ensure_folder(folder)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    path = folder / f"clear-stale-{stamp}-{os.urandom(3).hex()}.json"
+    files.write_atomic(path, json.dumps(content).encode() + b"\n", what="undo file")
+    return path
 
 
 def put_back(rules: Rules, undo: Mapping[str, Any]) -> int:
