@@ -3,7 +3,8 @@
 The procedures are in modules of their own (PROCEDURES), the records in ``incident_records``.
 A procedure's module has ``build(parser)``, which adds its options and an epilog, and
 ``procedure(case, arguments)``, which returns an ``Outcome``; ``probe(arguments)`` may return what
-asks the affected service. It imports nothing heavy at its top: completion reads them all.
+asks the affected service. ``first(paths, arguments)`` may do what comes before anything is read.
+It imports nothing heavy at its top: completion reads them all.
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ def _add_procedure(commands: Any, scenario: str) -> None:
 
 
 def _run_procedure(scenario: str, app: App, arguments: argparse.Namespace) -> int:
+    found = importlib.import_module(f"aegis_tools.cli.{PROCEDURES[scenario][0]}")
+    if hasattr(found, "first"):
+        found.first(app.paths, arguments)
     from aegis_tools.cli.incident_run import execute
 
-    found = importlib.import_module(f"aegis_tools.cli.{PROCEDURES[scenario][0]}")
     probe = found.probe(arguments) if hasattr(found, "probe") else None
     return execute(
         app,

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from apply_support import Host
-from confirm_support import LATER, config, put, staged
-from kernel_support import REPOSITORY, start_python
+from confirm_support import KILLED_AT, LATER, config, killed, put, staged
+from kernel_support import REPOSITORY
 
 from aegis_tools.control import confirm
 from aegis_tools.control.pending import read_pending
 from aegis_tools.control.store import Store
 from aegis_tools.kernel.layout import Config
-
-KILLED_AT = """
-import os, signal, sys
-from aegis_tools.cli.main import run
-left = int(sys.argv[1])
-def count(event, _):
-    global left
-    if event in ("ctypes.create_string_buffer", "os.rename", "os.remove"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if event == "os.remove":
-            print(-left, file=sys.stderr)
-sys.addaudithook(count)
-run(["--root", sys.argv[2], "--json", *sys.argv[3:]])
-"""
-"""Ends before one of its effects: a buffer for bpf(2), a rename, a removal.
-
-Told to end before the 0th, it does all of it, and says the number of each removal.
-"""
-
-
-def killed(host: Host, instant: int, *argv: str | Path) -> bool:
-    """Run a command and kill it before its ``instant``-th effect; True where it got that far."""
-    process = start_python(KILLED_AT, instant, host.paths.root, *argv)
-    process.communicate(timeout=60)
-    return process.returncode == -signal.SIGKILL
-
 
 INSTANTS = [*range(1, 60, 12), *range(60, 460, 25)]
 
