@@ -409,3 +409,29 @@ def searched_once(paths: Paths) -> Iterator[None]:
     for name in names:
         if (paths.run / name).exists():
             shutil.copy(paths.run / name, shared)
+
+
+@contextlib.contextmanager
+def opened_without_end(path: Path) -> Iterator[list[int]]:
+    """Have a process open a file as often as it can; yield a list that is (successes, tries)."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        stopped: list[int] = []
+        signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+        os.nice(5)
+        opened = tries = 0
+        while not stopped:
+            tries += 1
+            opened += can_read(path)
+        os.write(writer, f"{opened} {tries}".encode())
+        os._exit(0)
+    os.close(writer)
+    counts: list[int] = []
+    try:
+        yield counts
+    finally:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        with os.fdopen(reader) as pipe:
+            counts += map(int, pipe.read().split())

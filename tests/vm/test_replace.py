@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from battery import can_read, in_child
+from battery import can_read, in_child, opened_without_end
 
 from aegis_tools.cli.main import run
 from aegis_tools.control import replace
@@ -58,32 +57,6 @@ def other_object(paths: Paths) -> None:
     link = Pins(paths.pins).path("object")
     link.unlink()
     link.symlink_to("0" * 64)
-
-
-@contextlib.contextmanager
-def opened_without_end(path: Path) -> Iterator[list[int]]:
-    """Have a process open a file as often as it can; yield a list that is (successes, tries)."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        stopped: list[int] = []
-        signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
-        os.nice(5)
-        opened = tries = 0
-        while not stopped:
-            tries += 1
-            opened += can_read(path)
-        os.write(writer, f"{opened} {tries}".encode())
-        os._exit(0)
-    os.close(writer)
-    counts: list[int] = []
-    try:
-        yield counts
-    finally:
-        os.kill(child, signal.SIGTERM)
-        os.waitpid(child, 0)
-        with os.fdopen(reader) as pipe:
-            counts += map(int, pipe.read().split())
 
 
 def killed_before(paths: Paths, event: str, part: str) -> None:
