@@ -78,6 +78,18 @@ def test_all_hosts_go_back_where_asked_for(controller: Controller) -> None:
     assert controller.live() == ["three"] * HOSTS
 
 
+def test_all_hosts_go_back_where_the_one_that_fails_cannot_be_reached(
+    controller: Controller,
+) -> None:
+    before = controller.live()
+    subprocess.run(["ip", "link", "set", controller.fleet.link(3), "down"], check=True)
+    told = controller.roll(controller.sign("lost"), status=2, aegisbpf_rollback="all",
+                           aegisbpf_waves=[2, 1])  # fmt: skip
+    subprocess.run(["ip", "link", "set", controller.fleet.link(3), "up"], check=True)
+    assert "h003: it cannot be reached (nothing was changed)" in told
+    assert controller.live() == before
+
+
 def test_a_host_that_is_cut_off_stops_the_rollout_and_is_not_confirmed(
     controller: Controller,
 ) -> None:

@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
                            look_seconds=given["look_seconds"])  # fmt: skip
         found = {**result, "changed": False, "number": number, "of": of, "looks": watch.looks,
                  "interval": watch.interval, "round_seconds": watch.round_seconds,
-                 "needed": watch.needed, "earlier": everyone[:done],
+                 "needed": watch.needed, "hosts": batch, "earlier": everyone[:done],
                  "pause": pauses(number, of, given["pause_after"])}  # fmt: skip
         if window <= watch.needed:
             message = (
