@@ -73,16 +73,26 @@ pending:
   returned: where one does
 """
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, diff, not_installed, run
+from ansible.module_utils.aegisbpf_host import (
+    ARGUMENTS,
+    HostError,
+    diff,
+    not_installed,
+    run,
+)
 from ansible.module_utils.basic import AnsibleModule
 
 
 def work(host):
     """Add or remove."""
     module, params = host.module, host.module.params
+    if not any(params["paths"]):
+        raise HostError({"message": "no file is named", "hint": "set aegisbpf_block_paths",
+                         "error": "usage"})  # fmt: skip
     if not host.installed:
         return not_installed(module, "change what is denied by hand")
-    more = ["--confirm-within", params["confirm_within"]] if params["confirm_within"] else []
+    more = ["--confirm-within", params["confirm_within"]]
+    more = more if params["confirm_within"] is not None else []
     more += ["--i-know-this-locks-me-out"] if params["lockout"] else []
     more += ["--dry-run"] if module.check_mode else []
     if params["state"] == "present":
