@@ -112,3 +112,17 @@ def test_a_folder_that_cannot_be_written_is_said_once(
     told = fold(controller.roll("one", aegisbpf_report=str(tmp_path / "file")))
     assert told.count("no report: nothing can be written into") == 1
     assert "Callback dispatch" not in told
+
+
+def test_a_file_that_was_denied_under_another_spelling_is_let_go(controller: Controller) -> None:
+    def denied() -> set[str]:
+        return {rule["target"] for rule in controller.on(1, "block", "list")["rules"]}
+
+    given = {"aegisbpf_block_paths": "/srv//other"}
+    before = denied()
+    controller.play("block", **given)
+    assert denied() == before | {"/srv/other"}
+    controller.play("block", aegisbpf_block_state="absent", **given)
+    assert denied() == before
+    again = controller.play("block", aegisbpf_block_state="absent", **given)
+    assert "changed=0" in again
