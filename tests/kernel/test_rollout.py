@@ -52,6 +52,10 @@ def test_a_watch_that_does_not_fit_into_the_window_is_refused_up_front(
                            aegisbpf_soak_seconds=30)  # fmt: skip
     assert "aegisbpf_confirm_within is 20 s, but watching and confirming wave 1" in told
     assert controller.live() == ["one"] * HOSTS
+    told = controller.roll("unborn", "--forks=1", status=2, aegisbpf_confirm_within="60s",
+                           aegisbpf_look_seconds=10)  # fmt: skip
+    assert "wave 2 (3 hosts, 1 at once) takes 120 s" in " ".join(told.split())
+    assert controller.live() == ["one"] * HOSTS
 
 
 def test_a_gate_that_fails_undoes_its_wave_and_leaves_later_hosts_alone(
