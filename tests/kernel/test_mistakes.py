@@ -67,6 +67,18 @@ def test_what_is_missing_is_named(
     assert words in fold(controller.play(playbook, status=2, **variables))
 
 
+@pytest.mark.parametrize("playbook", ["upgrade", "rotate_keys"])
+def test_a_host_without_the_program_is_told_from_one_with_troubles(
+    controller: Controller, playbook: str
+) -> None:
+    controller.shell(1, f"mv {CURRENT} {CURRENT}.away")
+    try:
+        told = fold(controller.play(playbook, status=2))
+    finally:
+        controller.shell(1, f"mv {CURRENT}.away {CURRENT}")
+    assert "aegisbpf is not installed; next: site.yml" in told
+
+
 def test_who_is_not_root_is_told_so(controller: Controller, tmp_path: Path) -> None:
     inventory = json.loads(controller.inventory.read_text())
     inventory["all"]["vars"]["ansible_become_user"] = "nobody"
