@@ -72,10 +72,12 @@ def _write(app: App, arguments: argparse.Namespace, envelope: Envelope) -> int:
 
 def _check_replaces_bundle(output: Path) -> None:
     """A slip of the shell's history must not cost a key or a policy: only bundles are replaced."""
+    from aegis_tools.policy.dsse import MAX_ENVELOPE
+
     if not output.is_file():
         return
     with output.open("rb") as file:
-        if not is_bundle(file.read(1 << 20)):
+        if not is_bundle(file.read(MAX_ENVELOPE)):
             raise UsageError(
                 f"{output} exists and is no bundle: it is not overwritten",
                 hint="choose another --output, or remove it first",

@@ -77,7 +77,7 @@ class PublicKey:
             KeyFormatError: Not one such line, or not a point that Ed25519 signs with.
         """
         words = _decode(text).rstrip("\n").split(" ", 2)
-        if words[0] == _PRIVATE:
+        if words[0].partition("\n")[0] == _PRIVATE:  # alone in its line where there is no comment
             raise KeyFormatError(
                 "this is a private key where a public key belongs",
                 hint="use the .pub file; a private key must never reach a managed host",

@@ -6,6 +6,7 @@ Pure. The sizes of waves are those of Ansible's ``serial``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -53,6 +54,22 @@ def plan_watch(
         round_seconds=round_seconds,
         needed=watched + ROUNDS * round_seconds,
     )
+
+
+def parse_sizes(value: object) -> list[int | str]:
+    """Return the sizes of waves that a person wrote: a list, or one text with commas.
+
+    Raises:
+        ValueError: One is neither a number of hosts nor a percentage, from 1 on.
+    """
+    given = value.split(",") if isinstance(value, str) else value
+    texts = [str(one).strip() for one in (given if isinstance(given, list | tuple) else [given])]
+    for text in texts:
+        if not re.fullmatch("[1-9][0-9]{0,5}%?", text):
+            raise ValueError(f"{text!r} is no size of a wave; write them like 1,10%,50%,100%")
+    if not texts:
+        raise ValueError("no wave is named; write them like 1,10%,50%,100%")
+    return [text if text.endswith("%") else int(text) for text in texts]
 
 
 def wave_sizes(hosts: int, serial: Sequence[int | str]) -> list[int]:

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from fleet_support import BIN, REPOSITORY, Controller
 from fleetsim.fleet import Fleet
 
@@ -35,14 +36,14 @@ def settle(fleet: Fleet, folder: Path) -> None:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     for name in LINKED:
         (folder / name).symlink_to(REPOSITORY / name)
-    for name in ("dist", "keys", "inventories/staging"):
-        (folder / name).mkdir(parents=True)
+    (folder / "inventories/staging").mkdir(parents=True)
+    staging = yaml.safe_load((REPOSITORY / "inventories/staging/hosts.yml").read_text())
     inventory = fleet.inventory()
-    inventory["all"]["vars"] |= {
+    inventory["all"]["vars"] = {
+        **staging["all"]["vars"],
+        **inventory["all"]["vars"],
         "aegisbpf_allow_fallback": True,
         "aegisbpf_service_managed": False,
-        "aegisbpf_trusted_keys": ["{{ playbook_dir }}/../keys/ann.pub"],
-        "aegisbpf_policy": "{{ playbook_dir }}/../dist/web.bundle",
         "aegisbpf_soak_seconds": 1,
         "aegisbpf_gate_interval": 1,
         "aegisbpf_baseline_seconds": 1,

@@ -83,6 +83,9 @@ def test_signing_never_overwrites_a_key_a_policy_or_anything_but_a_bundle(
         assert host(*sign, victim, code=2)["error"] == "usage"
         assert victim.read_bytes() == before
     host(*sign, tmp_path / "b")
+    with policy.open("a") as file:
+        file.write("# a bundle of more than a MiB\n" * 40_000)
+    host(*sign, tmp_path / "b")
     host(*sign, tmp_path / "b")
     assert host("policy", "convert", policy, "--to", "yaml", "--output", policy, code=2)
 

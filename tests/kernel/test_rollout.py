@@ -52,6 +52,10 @@ def test_a_watch_that_does_not_fit_into_the_window_is_refused_up_front(
                            aegisbpf_soak_seconds=30)  # fmt: skip
     assert "aegisbpf_confirm_within is 20 s, but watching and confirming wave 1" in told
     assert controller.live() == ["one"] * HOSTS
+    told = controller.roll("unborn", "--forks=1", status=2, aegisbpf_confirm_within="60s",
+                           aegisbpf_look_seconds=10)  # fmt: skip
+    assert "wave 2 (3 hosts, 1 at once) takes 120 s" in " ".join(told.split())
+    assert controller.live() == ["one"] * HOSTS
 
 
 def test_a_gate_that_fails_undoes_its_wave_and_leaves_later_hosts_alone(
@@ -76,6 +80,18 @@ def test_all_hosts_go_back_where_asked_for(controller: Controller) -> None:
         assert controller.on(number, "policy", "verify-live")["tampered"] is False
     controller.roll("three")
     assert controller.live() == ["three"] * HOSTS
+
+
+def test_all_hosts_go_back_where_the_one_that_fails_cannot_be_reached(
+    controller: Controller,
+) -> None:
+    before = controller.live()
+    subprocess.run(["ip", "link", "set", controller.fleet.link(3), "down"], check=True)
+    told = controller.roll(controller.sign("lost"), status=2, aegisbpf_rollback="all",
+                           aegisbpf_waves=[2, 1])  # fmt: skip
+    subprocess.run(["ip", "link", "set", controller.fleet.link(3), "up"], check=True)
+    assert "h003: it cannot be reached (nothing was changed)" in told
+    assert controller.live() == before
 
 
 def test_a_host_that_is_cut_off_stops_the_rollout_and_is_not_confirmed(

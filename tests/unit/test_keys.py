@@ -45,10 +45,11 @@ def test_a_secret_shows_in_no_representation() -> None:
 
 
 def test_a_private_key_in_the_place_of_a_public_one_is_named_and_not_quoted() -> None:
-    with pytest.raises(KeyFormatError, match="private key") as caught:
-        PublicKey.from_text(KEY.to_text().encode())
-    secret = base64.b64encode(KEY.seed).decode()
-    assert secret not in str(caught.value.to_dict())
+    for key in (KEY, PrivateKey(KEY.seed, "")):
+        with pytest.raises(KeyFormatError, match="private key") as caught:
+            PublicKey.from_text(key.to_text().encode())
+        secret = base64.b64encode(key.seed).decode()
+        assert secret not in str(caught.value.to_dict())
 
 
 def test_a_damaged_private_key_is_not_quoted() -> None:

@@ -39,6 +39,38 @@ def test_a_private_key_among_those_to_trust_is_refused(filters: dict[str, Any]) 
     assert key.to_text().split()[-1] not in str(caught.value)
 
 
+def test_only_public_keys_go_to_hosts(filters: dict[str, Any]) -> None:
+    key = PrivateKey.generate("ops")
+    assert filters["aegisbpf_public"]([key.public.to_text()]) == [key.public.to_text()]
+    with pytest.raises(AnsibleFilterError, match="private key"):
+        filters["aegisbpf_public"]([key.public.to_text(), key.to_text()])
+
+
+def test_one_file_or_several_may_be_named_on_the_command_line(filters: dict[str, Any]) -> None:
+    assert filters["aegisbpf_names"]("keys/ann.pub, b.pub") == ["keys/ann.pub", "b.pub"]
+    assert filters["aegisbpf_names"](["a,b.pub"]) == ["a,b.pub"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "not-there  aegisbpf.tar", f"{'A' * 64}  x", "0" * 63])
+def test_what_names_no_archive_is_refused(filters: dict[str, Any], text: str) -> None:
+    assert filters["aegisbpf_archive"](f"{'0a' * 32}  aegisbpf.tar\n") == "0a" * 32
+    with pytest.raises(AnsibleFilterError, match="scripts/build-wheelhouse"):
+        filters["aegisbpf_archive"](text)
+
+
+@pytest.mark.parametrize("value", [0, "0", "abc", "-1", "1,,2", "0%", "1.5", [], "", None, [1, 0]])
+def test_waves_of_nobody_knows_how_many_are_refused(filters: dict[str, Any], value: Any) -> None:
+    """Ansible takes 0 for all hosts at once, and others for a bug of its own."""
+    with pytest.raises(AnsibleFilterError, match="aegisbpf_waves: "):
+        filters["aegisbpf_serial"](value)
+
+
+def test_waves_may_be_a_list_a_number_or_text(filters: dict[str, Any]) -> None:
+    assert filters["aegisbpf_serial"]([1, "10%"]) == [1, "10%"]
+    assert filters["aegisbpf_serial"](3) == [3]
+    assert filters["aegisbpf_serial"]("1, 50%,100%") == [1, "50%", "100%"]
+
+
 def test_an_unsigned_policy_is_named_by_its_bytes(filters: dict[str, Any]) -> None:
     assert filters["aegisbpf_digest"](POLICY.decode()) == hashlib.sha256(POLICY).hexdigest()
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
+NEEDS_A_POLICY = ("present", "planned")
+
 
 class ActionModule(ActionBase):
     """Runs on the controller."""
@@ -16,6 +18,9 @@ class ActionModule(ActionBase):
         """Return what the module says."""
         del tmp
         arguments = dict(self._task.args)
+        named = arguments.get("src") or arguments.get("content")
+        if arguments.get("state", "present") in NEEDS_A_POLICY and not named:
+            return {"failed": True, "msg": "no policy is named; next: set aegisbpf_policy"}
         if arguments.get("src") and not arguments.get("content"):
             try:
                 found = self._find_needle("files", arguments["src"])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from ansible.plugins.action import ActionBase
 
 ARGUMENTS = {
@@ -24,7 +26,7 @@ class ActionModule(ActionBase):
         """Return the number of the wave, and its watch."""
         from aegis_tools.cli.duration import parse_duration
         from aegis_tools.errors import AegisError
-        from aegis_tools.rollout.waves import pauses, plan_watch, wave_number
+        from aegis_tools.rollout.waves import pauses, plan_watch, wave_number, wave_sizes
 
         result = super().run(tmp, task_vars)
         _, given = self.validate_argument_spec(ARGUMENTS)
@@ -33,19 +35,28 @@ class ActionModule(ActionBase):
             window = parse_duration(given["confirm_within"])
             done = everyone.index(batch[0])
             number, of = wave_number(done, len(everyone), given["waves"])
+            rest = wave_sizes(len(everyone), given["waves"])[number - 1 :]
         except (AegisError, ValueError) as error:
             return {**result, "failed": True, "msg": str(error)}
         forks = int(task_vars.get("ansible_forks") or 5)
-        watch = plan_watch(len(batch), forks=forks, soak=given["soak"], interval=given["interval"],
-                           look_seconds=given["look_seconds"])  # fmt: skip
+        times = {name: given[name] for name in ("soak", "interval", "look_seconds")}
+        watch = plan_watch(len(batch), forks=forks, **times)
+        # The longest of those to come, too: better not begun than stopped half way.
+        needed, last, hosts = max(
+            (
+                (plan_watch(size, forks=forks, **times).needed, number + later, size)
+                for later, size in enumerate(rest)
+            ),
+            key=itemgetter(0),
+        )
         found = {**result, "changed": False, "number": number, "of": of, "looks": watch.looks,
                  "interval": watch.interval, "round_seconds": watch.round_seconds,
-                 "needed": watch.needed, "earlier": everyone[:done],
+                 "needed": watch.needed, "hosts": batch, "earlier": everyone[:done],
                  "pause": pauses(number, of, given["pause_after"])}  # fmt: skip
-        if window <= watch.needed:
+        if window <= needed:
             message = (
-                f"aegisbpf_confirm_within is {window} s, but watching and confirming wave {number} "
-                f"({len(batch)} hosts, {forks} at once) takes {watch.needed:.0f} s: make it "
+                f"aegisbpf_confirm_within is {window} s, but watching and confirming wave {last} "
+                f"({hosts} hosts, {forks} at once) takes {needed:.0f} s: make it "
                 "longer, the soak shorter, the waves smaller, or the forks more"
             )
             return {**found, "failed": True, "msg": message}

@@ -32,6 +32,7 @@ import atexit
 import getpass
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -126,8 +127,8 @@ class CallbackModule(CallbackBase):
         folder = value("aegisbpf_report") or self.get_option("folder")
         if folder == "none" or not (folder or watches(play)):
             return
-        if self.files is None:
-            self._open(str(folder or FOLDER))
+        if self.files is None and not self._open(str(folder or FOLDER)):
+            return
         self.run.names = [*self.run.names, *(name for name in names if name not in self.run.names)]
         self.run.settings = {
             name: found for name in SETTINGS if (found := value(name)) not in (None, "")
@@ -159,9 +160,20 @@ class CallbackModule(CallbackBase):
     # What it makes of it
 
     def _open(self, folder):
-        """Choose the files' names."""
+        """Choose the files' names, and say whether there can be any."""
         path = Path(folder).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            # Hosts are not to wait for a page: whoever needs it starts again with another folder.
+            self._display.warning(
+                f"no report: nothing can be written into {path}: {error.strerror};"
+                " next: name another folder with aegisbpf_report"
+            )
+            self.disabled = True
+            return False
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.run.started))
         stem, number = f"{Path(self.run.playbook).stem}-{moment}", 1
         while (path / f"{stem}.json").exists():
@@ -169,6 +181,7 @@ class CallbackModule(CallbackBase):
             stem = f"{Path(self.run.playbook).stem}-{moment}-{number}"
         self.files = path / f"{stem}.json", path / f"{stem}.html"
         atexit.register(self._interrupted)
+        return True
 
     def _take(self, result, outcome):
         from aegis_tools.rollout.events import events

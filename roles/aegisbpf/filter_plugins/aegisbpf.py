@@ -1,9 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Name what is on the controller as hosts do: a key by its id, a bundle by its digest."""
+"""Read what is on the controller as hosts do: keys, bundles, archives, and the sizes of waves."""
 
 from __future__ import annotations
 
+import re
+
 from ansible.errors import AnsibleFilterError
+
+
+def names(value):
+    """Return a list of files, which ``-e`` gives as text with commas, as Ansible's modules do."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def public(texts):
+    """Return the texts of public keys; anything else does not leave the controller."""
+    for text in texts:
+        keyid(text)
+    return texts
+
+
+def archive(text):
+    """Return the SHA-256 that the file beside a wheelhouse says."""
+    word = (text.split() or [""])[0]
+    if not re.fullmatch("[0-9a-f]{64}", word):
+        raise AnsibleFilterError(
+            "no wheelhouse: aegisbpf_wheelhouse must name an archive of scripts/build-wheelhouse, "
+            "with the .sha256 that was made with it beside it"
+        )
+    return word
+
+
+def serial(value):
+    """Return aegisbpf_waves for ``serial``, which takes 0 for everybody at once."""
+    from aegis_tools.rollout.waves import parse_sizes
+
+    try:
+        return parse_sizes(value)
+    except ValueError as error:
+        raise AnsibleFilterError(f"aegisbpf_waves: {error}") from None
 
 
 def keyid(text):
@@ -36,4 +71,6 @@ class FilterModule:
 
     def filters(self):
         """Return filters by their names."""
-        return {"aegisbpf_keyid": keyid, "aegisbpf_digest": digest}
+        return {"aegisbpf_keyid": keyid, "aegisbpf_digest": digest, "aegisbpf_names": names,
+                "aegisbpf_public": public, "aegisbpf_archive": archive,
+                "aegisbpf_serial": serial}  # fmt: skip

@@ -73,16 +73,26 @@ pending:
   returned: where one does
 """
 
-from ansible.module_utils.aegisbpf_host import ARGUMENTS, diff, not_installed, run
+from ansible.module_utils.aegisbpf_host import (
+    ARGUMENTS,
+    HostError,
+    diff,
+    not_installed,
+    run,
+)
 from ansible.module_utils.basic import AnsibleModule
 
 
 def work(host):
     """Add or remove."""
     module, params = host.module, host.module.params
+    if not any(params["paths"]):
+        raise HostError({"message": "no file is named", "hint": "set aegisbpf_block_paths",
+                         "error": "usage"})  # fmt: skip
     if not host.installed:
         return not_installed(module, "change what is denied by hand")
-    more = ["--confirm-within", params["confirm_within"]] if params["confirm_within"] else []
+    more = ["--confirm-within", params["confirm_within"]]
+    more = more if params["confirm_within"] is not None else []
     more += ["--i-know-this-locks-me-out"] if params["lockout"] else []
     more += ["--dry-run"] if module.check_mode else []
     if params["state"] == "present":
@@ -99,14 +109,11 @@ def add(host, paths, more):
 
 
 def remove(host, paths, more):
-    """Deny no longer; the program says so where nothing does, which is what is wanted."""
-    there = {rule["target"] for rule in host.ask("block", "list")["rules"]}
-    wanted = [path for path in paths if path in there]
-    if not wanted:
-        return {"changed": False, "rules": []}
-    done = host.ask("block", "del", *more, "--", *wanted)
-    return {"changed": True, "rules": done["removed"], "pending": done.get("pending"),
-            "diff": diff(text(wanted), "", "denied")}  # fmt: skip
+    """Deny no longer; that nothing does is what is wanted. The program knows a path's spellings."""
+    done = host.ask("block", "del", "--missing-ok", *more, "--", *paths)
+    gone = [rule["target"] for rule in done["removed"]]
+    return {"changed": bool(gone), "rules": done["removed"], "pending": done.get("pending"),
+            "diff": diff(text(gone), "", "denied")}  # fmt: skip
 
 
 def text(paths):

@@ -131,7 +131,7 @@ def work(host):
         "lacks": [name for name in NEEDED if not shutil.which(name, path=SEARCH)],
     }
     if host.installed:
-        result["status"] = host.ask("status", codes=None)
+        result["status"] = host.status()
         if host.module.params["verify_live"] and result["status"].get("loaded"):
             result["live"] = host.ask("policy", "verify-live", codes=(9,))
         if host.module.params["boot"]:

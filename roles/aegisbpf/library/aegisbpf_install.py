@@ -133,7 +133,12 @@ def check_digest(module):
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     if digest.hexdigest() != module.params["sha256"]:
-        module.fail_json(msg="the archive is not the one that was meant: " + digest.hexdigest())
+        module.fail_json(
+            msg="the archive is not the one that its .sha256 names: cut short, or of another build;"
+            " next: make both anew with scripts/build-wheelhouse",
+            wanted=module.params["sha256"],
+            found=digest.hexdigest(),
+        )
 
 
 def unpack(archive, target):

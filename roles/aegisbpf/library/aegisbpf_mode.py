@@ -93,7 +93,7 @@ def work(host):
     if module.check_mode or not result["changed"]:
         return result
     words = [wanted]
-    if params["confirm_within"]:
+    if params["confirm_within"] is not None:
         words += ["--confirm-within", params["confirm_within"]]
     if params["lockout"]:
         words.append("--i-know-this-locks-me-out")

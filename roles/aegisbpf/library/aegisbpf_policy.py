@@ -177,7 +177,8 @@ def options(params, *names):
     """Return those options of the program that were given."""
     found = []
     for name in names:
-        if params[name]:
+        # An empty time is no time, which the program says: it is not "at once, and for good".
+        if params[name] or (name == "confirm_within" and params[name] is not None):
             found += ["--" + name.replace("_", "-"), params[name]]
     return found
 
@@ -202,7 +203,7 @@ def apply(host, words, params):
 
 def settle(host, state):
     """Confirm or revert what waits; nothing waiting is no change."""
-    status = host.ask("status", codes=None)
+    status = host.status()
     live = (status.get("policy") or {}).get("digest")
     expected = host.module.params["expect"]
     if state == "confirmed" and expected and live != expected:
@@ -217,7 +218,7 @@ def settle(host, state):
 
 def undo(host, params):
     """Bring the host back to what it was, from what this rollout made of it and nothing else."""
-    status = host.ask("status", codes=None)
+    status = host.status()
     live, mode = (status.get("policy") or {}).get("digest"), (status.get("mode") or {}).get("mode")
     ours, before = params["expect"], params["before"]
     if live == before and mode == params["mode"] and not status.get("pending"):

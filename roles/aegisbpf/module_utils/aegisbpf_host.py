@@ -65,6 +65,17 @@ class Host:
             raise HostError({"exit_code": status, **found})
         return found
 
+    def status(self):
+        """Return the host's status, whatever it says of its health.
+
+        Raises:
+            HostError: It could not be asked for, as by one who is not root.
+        """
+        found = self.ask("status", codes=None)
+        if "error" in found:
+            raise HostError(found)
+        return found
+
     def fail(self, error):
         """End the module with the program's own words."""
         facts = dict(error.facts)
