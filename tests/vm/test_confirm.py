@@ -23,6 +23,9 @@ from aegis_tools.control.resolve import Rules
 from aegis_tools.kernel.layout import Config
 from aegis_tools.paths import Paths
 
+# The oldest and the newest kernel: most of it is about programs.
+pytestmark = pytest.mark.once("5.10", "7.2")
+
 WITHIN = 8
 DAY = 86400
 

@@ -225,6 +225,7 @@ def test_who_forces_it_is_brought_back_by_the_probe(
     assert any("forced past the lockout proof: r7" in note for note in notes)
 
 
+@pytest.mark.once("5.10", "7.2")
 def test_who_forces_it_without_a_probe_is_brought_back_by_the_clock(
     aegisbpf: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -16,8 +16,8 @@ from battery import Host, Kind, Mode, can_read, file_rule, net_rule, touch
 
 from aegis_tools.control.commit import commit
 
-SWAPS = {"6.1": 1000}
-SWAPS_ELSEWHERE = 100
+SWAPS = {"6.1": 300}
+SWAPS_ELSEWHERE = 60
 DENIED_PEER, ALLOWED_PEER = ("127.0.0.7", 4444), ("127.0.0.8", 4444)
 
 
