@@ -9,18 +9,19 @@ VENV := .venv
 RESULTS := build/results
 KERNELS := 5.10 6.1 6.12 7.2
 
-.PHONY: help bootstrap bpf check demo test unit kernel vm system molecule fmt clean
+.PHONY: help bootstrap bpf check demo test unit kernel vm system molecule long fmt clean
 
 help:
 	@printf '%s\n' \
 	    'make demo    the main job, on a machine of its own, by the playbooks of a fleet' \
-	    'make test    everything: linters, unit, kernel, machine and system tests' \
+	    'make test    everything that CI runs: linters, unit, kernel, machine and system tests' \
 	    'make check   linters and types, in under a minute' \
 	    'make unit    tests that need no privilege' \
 	    'make kernel  tests on the maps of this kernel (root)' \
 	    'make vm      tests in virtual machines (KERNELS="6.1 7.2" for some)' \
 	    'make system  tests on whole systems: systemd, sshd, GRUB (root)' \
 	    'make molecule  the Ansible role and rollouts on whole systems (root)' \
+	    'make long    what make test leaves out: the runbook on three systems, the demo (root)' \
 	    'make bpf     the BPF objects' \
 	    'make fmt     format Python and C' \
 	    'make clean   remove what was built; the kernel cache stays'
@@ -37,7 +38,7 @@ demo: bootstrap
 check: bootstrap
 	@$(VENV)/bin/python scripts/check
 
-unit kernel vm system molecule: bootstrap bpf
+unit kernel vm system molecule long: bootstrap bpf
 	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" $@
 
 test: bootstrap bpf

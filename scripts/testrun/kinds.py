@@ -38,8 +38,10 @@ class Job(NamedTuple):
     after: str = ""
 
 
-KINDS = ("check", "unit", "kernel", "vm", "system", "molecule")
-TOGETHER = ("vm", "kernel", "molecule", "system")
+KINDS = ("check", "unit", "kernel", "vm", "system", "molecule", "long")
+LONG = ("molecule runbook", "system demo")
+"""What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
+TOGETHER = ("vm", "kernel", "molecule", "system", "long")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
 
@@ -81,11 +83,13 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
         return [Job(kind, (*pytest, "-m", "not kernel and not vm and not system"), file)]
     if kind == "kernel":
         return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file, quiet=True)]
-    if kind == "molecule":
-        found = sorted(path.parent.name for path in SCENARIOS.glob("*/molecule.yml"))
-        return [molecule_job(name, results) for name in found]
-    if kind == "system":
-        return [system_job(path, results) for path in sorted(SYSTEM_TESTS.glob("test_*.py"))]
+    if kind in ("molecule", "system", "long"):
+        scenarios = sorted(path.parent.name for path in SCENARIOS.glob("*/molecule.yml"))
+        found = [molecule_job(name, results) for name in scenarios]
+        found += [system_job(path, results) for path in sorted(SYSTEM_TESTS.glob("test_*.py"))]
+        return [
+            job for job in found if kind == ("long" if job.name in LONG else job.name.split()[0])
+        ]
     vm = (python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}")
     return [
         Job(f"vm {name}", (*vm, "--kernel", name), results / f"vm-{name}.xml", quiet=True)
@@ -99,10 +103,11 @@ def ordered(wanted: Mapping[str, list[Job]], results: Path) -> list[Job]:
     The machine of the scenarios is made on the disk of the others, so it comes later.
     """
     found = [job for each in wanted.values() for job in each]
-    if wanted.get("molecule"):
+    needed = {job.after for job in found}
+    if SCENARIO_IMAGE in needed:
         argv = ("scripts/molecule", "--build")
         found.insert(len(wanted.get("vm", ())), image_job(SCENARIO_IMAGE, argv, results))
-    if wanted.get("system"):
+    if SYSTEM_IMAGE in needed:
         found.insert(0, image_job(SYSTEM_IMAGE, ("scripts/system-vm", "build"), results))
     return found
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from testrun.kinds import KINDS, machines_at_once, stages
+from testrun.kinds import KINDS as ALL
+from testrun.kinds import LONG, machines_at_once, stages
 
 KERNELS = ("6.1", "7.2")
+KINDS = tuple(kind for kind in ALL if kind != "long")
 
 
 def test_what_takes_long_is_one_stage_and_each_short_kind_one_before_it(tmp_path: Path) -> None:
@@ -18,8 +20,16 @@ def test_what_takes_long_is_one_stage_and_each_short_kind_one_before_it(tmp_path
 def test_the_longest_begin_first(tmp_path: Path) -> None:
     names = [job.name for job in stages(KINDS, tmp_path, KERNELS)[-1].jobs]
     assert names[:5] == ["system image", "vm 6.1", "vm 7.2", "molecule image", "kernel"]
-    assert [name.split()[0] for name in names[5:10]] == [*["molecule"] * 4, "system"]
-    assert {name.split()[0] for name in names[9:]} == {"system"}
+    assert [name.split()[0] for name in names[5:9]] == [*["molecule"] * 3, "system"]
+    assert {name.split()[0] for name in names[8:]} == {"system"}
+
+
+def test_what_takes_long_is_run_when_it_is_asked_for_and_only_then(tmp_path: Path) -> None:
+    jobs = stages(("long",), tmp_path, KERNELS)[-1].jobs
+    assert [job.name for job in jobs if not job.prepares] == list(LONG)
+    assert {job.after for job in jobs if not job.prepares} == {j.name for j in jobs if j.prepares}
+    others = [job.name for stage in stages(KINDS, tmp_path, KERNELS) for job in stage.jobs]
+    assert not set(others) & set(LONG)
 
 
 @pytest.mark.parametrize("kind", ["system", "molecule"])
