@@ -60,7 +60,15 @@ def read_features(root: Path = Path("/")) -> Features:
 def _disabled_by(root: Path) -> str:
     if DISABLE_PARAMETER in _text(root / "proc/cmdline").split():
         return DISABLE_PARAMETER
-    return next((f"/{name}" for name in DISABLE_FILES if (root / name).exists()), "")
+    return next((f"/{name}" for name in DISABLE_FILES if _is_there(root / name)), "")
+
+
+def _is_there(path: Path) -> bool:
+    """Whoever may not look there may load nothing either."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def read_host_features(root: Path) -> Features:

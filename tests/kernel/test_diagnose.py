@@ -161,7 +161,7 @@ def test_without_root_it_says_what_it_cannot_see(
     with as_nobody():
         code = run(["--root", str(host.paths.root), "diagnose", "--seconds", "0"])
     told = capsys.readouterr()
-    assert code in (8, 20, 21, 22, 23)
+    assert code in (8, 20, 21, 22, 23), told
     assert "not run as root" in told.out
     assert "sudo aegisbpf diagnose" in told.out
     assert not told.err

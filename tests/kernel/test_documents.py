@@ -22,6 +22,7 @@ CANNOT_ENFORCE = {
     "--mode enforce": 6,
     "run --enforce": 1,
     "aegisbpf health$": 5,
+    "incident kernel-upgrade": 5,
 }
 """What a host without BPF LSM refuses, and how."""
 NUMBER = re.compile(r"\d+(\.\d+)?\n")
