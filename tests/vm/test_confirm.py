@@ -199,3 +199,19 @@ def test_a_promoted_rule_refuses_at_once_and_a_demoted_one_no_more(
     assert not can_read(machine.one)
     machine.wait_for_deadline()
     assert can_read(machine.one)
+
+
+def test_a_host_enforces_once_it_was_watched_and_nothing_matched_for_long_enough(
+    machine: Machine,
+) -> None:
+    machine("policy", "apply", machine.deny_one)
+    enforce = ("policy", "apply", machine.deny_one, "--mode", "enforce", "--clean-for")
+    assert can_read(machine.one)
+    machine(*enforce, "7d", code=3)
+    assert can_read(machine.one), "it still only watches"
+    end = time.monotonic() + 300
+    while run(["--root", str(machine.paths.root), *map(str, enforce), "2s"]) == 3:
+        assert time.monotonic() < end
+        time.sleep(1)
+    assert not can_read(machine.one)
+    assert can_read(machine.two)
