@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aegis_tools.control import files
 from aegis_tools.control.bootclock import Seams
 from aegis_tools.errors import CommandError
 from aegis_tools.incident.case import Case
@@ -76,18 +73,3 @@ def case(paths: Paths, clock: Clock, scenario: str = "blocking", **options: Any)
     dry_run = options.get("dry_run", False)
     record = begin(paths, clock, scenario, dry_run=dry_run)
     return Case(paths, record, seams=clock.seams, sleep=clock.sleep, **options)
-
-
-def failing(name: str, code: int = errno.ENOSPC, after: int = 0) -> files.Calls:
-    """System calls of which ``name`` fails from its ``after``-th use on."""
-    real: Callable[..., Any] = getattr(files.SYSTEM, name)
-    used = 0
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal used
-        used += 1
-        if used > after:
-            raise OSError(code, os.strerror(code))
-        return real(*args, **kwargs)
-
-    return files.Calls(**{**vars(files.SYSTEM), name: call})

@@ -15,6 +15,7 @@ from typing import Any
 from unicodedata import category
 
 import pytest
+from files_support import failing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,21 +26,6 @@ ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 OTHER_USER = 65534
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-
-
-def failing(name: str, code: int, after: int = 0) -> files.Calls:
-    """System calls of which ``name`` fails from its ``after``-th use on."""
-    real: Callable[..., Any] = getattr(files.SYSTEM, name)
-    used = 0
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal used
-        used += 1
-        if used > after:
-            raise OSError(code, os.strerror(code))
-        return real(*args, **kwargs)
-
-    return files.Calls(**{**vars(files.SYSTEM), name: call})
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from incident_support import Clock, begin, failing, host
+from files_support import failing
+from incident_support import Clock, begin, host
 
 from aegis_tools.control import files
 from aegis_tools.control.history import Entry, History

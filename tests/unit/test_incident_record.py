@@ -14,9 +14,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from files_support import failing
 from hypothesis import given
 from hypothesis import strategies as st
-from incident_support import Clock, begin, failing, host
+from incident_support import Clock, begin, host
 
 from aegis_tools.errors import StateError, UsageError
 from aegis_tools.incident import content, record, shelf
