@@ -36,7 +36,6 @@ from aegis_tools.paths import Paths
 
 COMMAND = "aegisbpf incident kernel-upgrade"
 VERIFY = "aegisbpf lsm status --verify-boot"
-_BTF = "sys/kernel/btf/vmlinux"
 
 
 @dataclass(frozen=True)

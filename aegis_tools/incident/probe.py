@@ -25,7 +25,6 @@ TIMEOUT = 5.0
 """Seconds that one try of one probe may take."""
 PAUSE = 1.0
 _SAID = 300
-_WAITING = ("activating", "reloading", "deactivating")
 
 
 class Probe(NamedTuple):
