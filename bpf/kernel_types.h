@@ -15,6 +15,7 @@ struct super_block {
 
 struct inode {
 	__u16 i_mode;
+	__u32 i_flags;
 	struct super_block *i_sb;
 	unsigned long i_ino;
 	__u32 i_generation;
@@ -67,7 +68,11 @@ struct in6_addr {
 
 struct sock_common {
 	__u16 skc_family;
+	__u16 skc_num;
+	__be16 skc_dport;
+	__u32 skc_daddr;
 	__u32 skc_rcv_saddr;
+	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 } CORE;
 
@@ -75,6 +80,11 @@ struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	__u16 sk_type;
+	int sk_err;
+} CORE;
+
+struct inet_sock {
+	__be16 inet_sport;
 } CORE;
 
 struct socket {
@@ -83,6 +93,7 @@ struct socket {
 
 struct msghdr {
 	void *msg_name;
+	int msg_namelen;
 	void *msg_control;
 	unsigned long msg_controllen;
 	__u32 msg_flags;
@@ -112,18 +123,58 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 } CORE;
 
+typedef struct {
+	int counter;
+} CORE atomic_t;
+
+struct signal_struct {
+	atomic_t live;
+	__u32 flags;
+	int group_exit_code;
+} CORE;
+
+struct mm_struct {
+	unsigned long arg_start;
+	unsigned long arg_end;
+} CORE;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} CORE;
+
+struct files_struct {
+	struct fdtable *fdt;
+} CORE;
+
+struct thread_info {
+	__u32 status;
+} CORE;
+
 struct task_struct {
+	struct thread_info thread_info;
 	int pid;
 	int tgid;
+	int exit_code;
+	__u64 start_boottime;
 	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	struct mm_struct *mm;
+	struct files_struct *files;
+	struct signal_struct *signal;
 	struct css_set *cgroups;
 	char comm[16];
+} CORE;
+
+struct linux_binprm {
+	struct file *file;
 } CORE;
 
 struct pt_regs {
 	unsigned long di;
 	unsigned long si;
 	unsigned long dx;
+	unsigned long orig_ax;
 } CORE;
 
 struct seq_file;

@@ -17,25 +17,13 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-struct fdtable {
-	struct file **fd;
-} CORE;
-
-struct files_struct {
-	struct fdtable *fdt;
-} CORE;
-
-struct task_struct___files {
-	struct files_struct *files;
-} CORE;
-
 struct file___private {
 	void *private_data;
 } CORE;
 
 static __always_inline struct file *file_of(__u32 fd)
 {
-	struct task_struct___files *task = (void *)bpf_get_current_task();
+	struct task_struct *task = (void *)bpf_get_current_task();
 	struct file **table = BPF_CORE_READ(task, files, fdt, fd);
 	struct file *file = 0;
 
