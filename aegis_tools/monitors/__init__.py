@@ -1,0 +1,1 @@
+"""The five monitors: what processes, files, the network, memory and disks do."""

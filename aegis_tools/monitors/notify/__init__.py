@@ -1,0 +1,1 @@
+"""Tells people and programs of limits: a D-Bus signal, the journal, a webhook."""

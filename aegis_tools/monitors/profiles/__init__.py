@@ -1,0 +1,1 @@
+"""Profiles: users, cgroups and slices that are watched together, and their limits."""
