@@ -27,6 +27,31 @@ class Paths:
         return self.bpffs / "aegis"
 
     @property
+    def monitor_pins(self) -> Path:
+        """The folder that holds a folder of pins for each monitor that is loaded."""
+        return self.bpffs / "aegis-monitors"
+
+    @property
+    def limit_pins(self) -> Path:
+        """The folder that holds a folder of pins for each profile whose bandwidth is counted."""
+        return self.bpffs / "aegis-limits"
+
+    @property
+    def monitor_store(self) -> Path:
+        """What the monitors saw, in SQLite, where it is not kept elsewhere."""
+        return self.state / "monitors.db"
+
+    @property
+    def monitor_store_url(self) -> Path:
+        """Where it is kept instead: an address, maybe with a password."""
+        return self.etc / "monitor-store.url"
+
+    @property
+    def monitor_store_lock(self) -> Path:
+        """Held by whoever stores what the monitors see, for as long as it lives."""
+        return self.run / "monitor-store.lock"
+
+    @property
     def etc(self) -> Path:
         """Configuration, written by people and by Ansible."""
         return self.root / "etc/aegisbpf"
@@ -40,6 +65,21 @@ class Paths:
     def trust_config(self) -> Path:
         """Threshold and group of this host (``policy.trust.TrustConfig``)."""
         return self.etc / "trust.json"
+
+    @property
+    def profiles(self) -> Path:
+        """Who is watched, and within which limits; one JSON file each."""
+        return self.etc / "profiles"
+
+    @property
+    def notify_config(self) -> Path:
+        """Who is told of limits (``monitors.notify.settings``)."""
+        return self.etc / "notify.json"
+
+    @property
+    def monitor_settings(self) -> Path:
+        """What the monitors' agent loads and stores (``monitors.agent.settings``)."""
+        return self.etc / "monitors.json"
 
     @property
     def state(self) -> Path:
@@ -113,7 +153,7 @@ class Paths:
 
     @property
     def grub_disable(self) -> Path:
-        """Made by scripts/break-glass: ``aegisbpf.disable=1`` for every entry."""
+        """Made by playbooks/break_glass.yml: ``aegisbpf.disable=1`` for every entry."""
         return self.grub_drop_ins / "98-aegisbpf-disable.cfg"
 
     @property
@@ -170,6 +210,26 @@ class Paths:
     def events_lock(self) -> Path:
         """Held by the agent, or whoever else reads the events, for as long as it lives."""
         return self.run / "events.lock"
+
+    @property
+    def monitor_heartbeat(self) -> Path:
+        """The sign of life of the monitors' agent (``monitors.agent.heartbeat``)."""
+        return self.run / "monitors.json"
+
+    @property
+    def monitor_agent_lock(self) -> Path:
+        """Held by the monitors' agent for as long as it lives."""
+        return self.run / "monitor-agent.lock"
+
+    @property
+    def monitor_loads(self) -> Path:
+        """Which monitors the monitors' agent has loaded itself (``monitors.agent.loads``)."""
+        return self.run / "monitor-loads.json"
+
+    @property
+    def limits(self) -> Path:
+        """What limits have changed, and what was there before (``monitors.profiles.ledger``)."""
+        return self.run / "limits.json"
 
     @property
     def starts(self) -> Path:

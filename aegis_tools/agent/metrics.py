@@ -6,12 +6,12 @@ HELP and TYPE, but without samples where there is nothing to tell.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from aegis_tools import __version__
 from aegis_tools.agent.hostfacts import HOLDS, PARTS, HostFacts
+from aegis_tools.agent.samples import Samples, counter, gauge, info, label
 from aegis_tools.agent.scrape import TOP_RULES, Kernel, Reading, RuleHits
 from aegis_tools.control.posture import MODES, STATES
 from aegis_tools.control.stats import Snapshot
@@ -20,9 +20,6 @@ from aegis_tools.kernel.layout import Stat
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
-
-LABEL_LENGTH = 256
-"""Longer rule ids are cut: a label is kept by Prometheus for as long as its series."""
 
 COUNTERS = {
     "aegisbpf_blocks": (Stat.BLOCKS, "Accesses that were refused"),
@@ -65,23 +62,6 @@ SINK_METRICS = (
 )
 SINKS = 16
 
-Samples = list[float] | dict[tuple[str, ...], float]
-"""Of a metric without labels the one value, if any; else values by label values."""
-
-
-def label(text: str) -> str:
-    """Return a text as a label may have it: valid UTF-8 of one line, not too long.
-
-    Controls, line separators and half characters become backslash escapes. Quotes and backslashes
-    stay; the text format escapes them itself.
-    """
-    return "".join(
-        c.encode("unicode_escape", "surrogatepass").decode()
-        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
-        else c
-        for c in text[:LABEL_LENGTH]
-    )
-
 
 def families(reading: Reading) -> list[Metric]:
     """Return all metrics of a reading."""
@@ -90,23 +70,21 @@ def families(reading: Reading) -> list[Metric]:
 
 def _general(reading: Reading) -> Iterable[Metric]:
     kernel, facts = reading.kernel, reading.facts
-    yield _info("aegisbpf_build", "The program", {"version": __version__})
-    yield _gauge("aegisbpf_up", "1: what is in the kernel could be read", [kernel is not None])
-    yield _gauge("aegisbpf_loaded", "1: programs and maps are in the kernel", [reading.loaded])
+    yield info("aegisbpf_build", "The program", {"version": __version__})
+    yield gauge("aegisbpf_up", "1: what is in the kernel could be read", [kernel is not None])
+    yield gauge("aegisbpf_loaded", "1: programs and maps are in the kernel", [reading.loaded])
     posture = kernel.snapshot.posture if kernel else None
     enforcing = posture is not None and posture.enforcing
     waiting = facts.pending or (posture is not None and posture.deadline is not None)
-    yield _gauge(
-        "aegisbpf_enforcing", "1: a match of an enforcing rule is refused now", [enforcing]
-    )
-    yield _gauge("aegisbpf_change_unconfirmed", "1: a change waits for its confirmation", [waiting])
-    yield _gauge(
+    yield gauge("aegisbpf_enforcing", "1: a match of an enforcing rule is refused now", [enforcing])
+    yield gauge("aegisbpf_change_unconfirmed", "1: a change waits for its confirmation", [waiting])
+    yield gauge(
         "aegisbpf_readable",
         "1: this part of the state could be read",
         {(part,): part not in facts.unreadable for part in PARTS},
         ["part"],
     )
-    yield _gauge("aegisbpf_scrape_duration_seconds", "What reading took", [reading.seconds])
+    yield gauge("aegisbpf_scrape_duration_seconds", "What reading took", [reading.seconds])
 
 
 def _kernel(kernel: Kernel | None) -> Iterable[Metric]:
@@ -122,24 +100,24 @@ def _kernel(kernel: Kernel | None) -> Iterable[Metric]:
 
 def _posture(snapshot: Snapshot | None) -> Iterable[Metric]:
     posture = snapshot.posture if snapshot else None
-    yield _gauge(
+    yield gauge(
         "aegisbpf_mode",
         "1: this mode is set",
         {(name,): name == posture.mode for name in MODES} if posture else {},
         ["mode"],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_state",
         "1: the state that the host is in",
         {(name,): name == posture.state for name in STATES} if posture else {},
         ["state"],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_enforce_deadline_seconds",
         "Until enforce counts as audit; negative when passed, 0 without a deadline",
         [posture.deadline or 0.0] if posture else [],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_event_sample_rate",
         "Share of matches that send an event",
         [snapshot.sample_rate] if snapshot else [],
@@ -147,36 +125,36 @@ def _posture(snapshot: Snapshot | None) -> Iterable[Metric]:
 
 
 def _policy(snapshot: Snapshot | None) -> Iterable[Metric]:
-    info = snapshot.info if snapshot else None
+    live = snapshot.info if snapshot else None
     labels = {}
-    if info:
-        labels["digest"] = info.bundle.hex() if any(info.bundle) else "none"
-        labels["signed"] = "true" if info.serial else "false"
-    yield _info("aegisbpf_policy", "The live policy", labels)
-    yield _gauge(
+    if live:
+        labels["digest"] = live.bundle.hex() if any(live.bundle) else "none"
+        labels["signed"] = "true" if live.serial else "false"
+    yield info("aegisbpf_policy", "The live policy", labels)
+    yield gauge(
         "aegisbpf_policy_serial",
         "Serial of the live policy; 0 = unsigned",
-        [info.serial] if info else [],
+        [live.serial] if live else [],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_policy_applied_timestamp_seconds",
         "When the live policy was applied; 0 = never",
-        [info.applied_ns / 1e9] if info else [],
+        [live.applied_ns / 1e9] if live else [],
     )
 
 
 def _counters(snapshot: Snapshot | None) -> Iterable[Metric]:
     count = snapshot.counters if snapshot else None
     for name, (stat, text) in COUNTERS.items():
-        yield _counter(name, text, [count[stat]] if count else [])
-    yield _counter(
+        yield counter(name, text, [count[stat]] if count else [])
+    yield counter(
         "aegisbpf_net_blocks",
         "Refused, by system call",
         {(kind,): count[stat] for kind, stat in NET_BLOCKS.items()} if count else {},
         ["type"],
     )
     actions = actions_of(count) if count else {}
-    yield _counter(
+    yield counter(
         "aegisbpf_actions",
         "Matches by what followed",
         {(name,): number for name, number in actions.items()},
@@ -199,15 +177,15 @@ def actions_of(count: dict[Stat, int]) -> dict[str, int]:
 def _maps(kernel: Kernel | None) -> Iterable[Metric]:
     uses = [*kernel.snapshot.maps, *kernel.sizes] if kernel else []
     named = {use.name: use for use in uses}
-    yield _gauge("aegisbpf_map_entries", "Entries of the map",
+    yield gauge("aegisbpf_map_entries", "Entries of the map",
                  {(use.name,): use.entries for use in uses}, ["map"])  # fmt: skip
-    yield _gauge("aegisbpf_map_capacity", "Entries it can hold",
+    yield gauge("aegisbpf_map_capacity", "Entries it can hold",
                  {(use.name,): use.capacity for use in uses}, ["map"])  # fmt: skip
-    yield _gauge("aegisbpf_map_utilization", "Share of it in use, 0 to 1",
+    yield gauge("aegisbpf_map_utilization", "Share of it in use, 0 to 1",
                  {(use.name,): round(use.share, 6) for use in uses}, ["map"])  # fmt: skip
     for name, (map_, text) in ENTRIES.items():
-        yield _gauge(name, text, [named[map_].entries] if map_ in named else [])
-    yield _gauge(
+        yield gauge(name, text, [named[map_].entries] if map_ in named else [])
+    yield gauge(
         "aegisbpf_ringbuf_bytes",
         "Size of the event ring",
         [kernel.snapshot.ring_bytes] if kernel else [],
@@ -216,9 +194,9 @@ def _maps(kernel: Kernel | None) -> Iterable[Metric]:
 
 def _hooks(snapshot: Snapshot | None) -> Iterable[Metric]:
     uses = {p.name.removeprefix("aegis_"): p for p in snapshot.programs} if snapshot else {}
-    yield _counter("aegisbpf_hook_runs", "Runs while kernel.bpf_stats_enabled is 1",
+    yield counter("aegisbpf_hook_runs", "Runs while kernel.bpf_stats_enabled is 1",
                    {(name,): use.runs for name, use in uses.items()}, ["hook"])  # fmt: skip
-    yield _counter("aegisbpf_hook_seconds", "Time while kernel.bpf_stats_enabled is 1",
+    yield counter("aegisbpf_hook_seconds", "Time while kernel.bpf_stats_enabled is 1",
                    {(name,): use.nanoseconds / 1e9 for name, use in uses.items()},
                    ["hook"])  # fmt: skip
 
@@ -230,23 +208,23 @@ def _hits(hits: Iterable[RuleHits]) -> Metric:
             key = (label(hit.rule), action)
             samples[key] = samples.get(key, 0) + number  # cut to the same label: still one series
     text = f"Matches of the {TOP_RULES} rules that match most, and of all other rules as other"
-    return _counter("aegisbpf_rule_hits", text, samples, ["rule", "action"])
+    return counter("aegisbpf_rule_hits", text, samples, ["rule", "action"])
 
 
 def _drift(kernel: Kernel | None) -> Iterable[Metric]:
     drift = kernel.drift if kernel else None
-    yield _gauge(
+    yield gauge(
         "aegisbpf_live_maps_drifted",
         "1: the live maps are not what was committed",
         {("tampered",): drift.tampered, ("interrupted",): drift.interrupted} if drift else {},
         ["kind"],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_live_maps_check_timestamp_seconds",
         "When they were compared last",
         [drift.checked] if drift else [],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_live_maps_check_duration_seconds",
         "What comparing them took",
         [drift.cost] if drift else [],
@@ -257,28 +235,28 @@ def _host(facts: HostFacts) -> Iterable[Metric]:
     yield from _agent(facts)
     yield from _guards(facts)
     record, last = facts.record, facts.last_apply
-    yield _gauge(
+    yield gauge(
         "aegisbpf_policy_signer_info",
         "1: a key that signed the live policy, as recorded when it was applied",
         {(label(key),): 1 for key in record.signers} if record else {},
         ["keyid"],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_policy_expiry_timestamp_seconds",
         "When the live policy's bundle expires; no sample for never",
         [] if facts.expires is None else [facts.expires],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_last_apply_timestamp_seconds",
         "When a policy was applied or refused last",
         [last.time] if last else [],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_last_apply_success",
         "1: the last attempt to apply a policy succeeded",
         [last.result == "ok"] if last else [],
     )
-    yield _info(
+    yield info(
         "aegisbpf_last_apply",
         "The last attempt to apply a policy",
         {"action": label(last.action), "result": label(last.result)} if last else {},
@@ -287,13 +265,13 @@ def _host(facts: HostFacts) -> Iterable[Metric]:
 
 def _guards(facts: HostFacts) -> Iterable[Metric]:
     hold = facts.hold
-    yield _gauge(
+    yield gauge(
         "aegisbpf_held_in_audit",
         "1: the host is held in audit for this reason until aegisbpf resume",
         {(reason,): hold is not None and hold.reason == reason for reason in HOLDS},
         ["reason"],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_held_since_timestamp_seconds",
         "Since when it is held; no sample where it is not",
         [hold.since] if hold else [],
@@ -302,60 +280,34 @@ def _guards(facts: HostFacts) -> Iterable[Metric]:
 
 def _agent(facts: HostFacts) -> Iterable[Metric]:
     agent = facts.agent
-    yield _info("aegisbpf_agent", "The agent", {"version": label(agent.version)} if agent else {})
-    yield _gauge(
+    yield info("aegisbpf_agent", "The agent", {"version": label(agent.version)} if agent else {})
+    yield gauge(
         "aegisbpf_agent_heartbeat_age_seconds",
         "Since the agent's last sign of life; no sample where it never ran",
         [agent.age] if agent else [],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_agent_heartbeat_timestamp_seconds",
         "When that was; for a textfile, which is read later than it is written",
         [agent.updated] if agent else [],
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_agent_ready", "1: the agent says that it works", [agent.ready] if agent else []
     )
-    yield _gauge(
+    yield gauge(
         "aegisbpf_agent_start_time_seconds",
         "When the agent was started, Unix seconds",
         [agent.started] if agent else [],
     )
     told = agent.numbers if agent else {}
     for key, (name, text) in AGENT_GAUGES.items():
-        yield _gauge(name, text, [told[key]] if key in told else [])
+        yield gauge(name, text, [told[key]] if key in told else [])
     for key, (name, text) in AGENT_COUNTERS.items():
-        yield _counter(name, text, [told[key]] if key in told else [])
+        yield counter(name, text, [told[key]] if key in told else [])
     sinks = list(agent.sinks.items())[:SINKS] if agent else []
     for key, name, text, make in SINK_METRICS:
         samples: Samples = {(label(sink),): told[key] for sink, told in sinks if key in told}
-        yield (_gauge if make == "gauge" else _counter)(name, text, samples, ["sink"])
-
-
-def _gauge(name: str, text: str, samples: Samples, labels: Sequence[str] = ()) -> Metric:
-    from prometheus_client.core import GaugeMetricFamily
-
-    return _filled(GaugeMetricFamily(name, text, labels=labels), samples)
-
-
-def _counter(name: str, text: str, samples: Samples, labels: Sequence[str] = ()) -> Metric:
-    from prometheus_client.core import CounterMetricFamily
-
-    return _filled(CounterMetricFamily(name, text, labels=labels), samples)
-
-
-def _filled(family: Any, samples: Samples) -> Metric:
-    values = samples.items() if isinstance(samples, dict) else [((), value) for value in samples]
-    for labels, value in values:
-        family.add_metric(labels, float(value))
-    filled: Metric = family
-    return filled
-
-
-def _info(name: str, text: str, labels: dict[str, str]) -> Metric:
-    from prometheus_client.core import InfoMetricFamily
-
-    return InfoMetricFamily(name, text, value=labels) if labels else InfoMetricFamily(name, text)
+        yield (gauge if make == "gauge" else counter)(name, text, samples, ["sink"])
 
 
 class Collector:

@@ -22,7 +22,6 @@ SMALL = 64
 PAUSE_MS, PAUSES = 10, 10
 """Milliseconds of a pause, and how many there are at most while the ring is not filling up."""
 _TICK = 1.0
-_GRACE = 0.5
 
 
 class Stop:
@@ -122,8 +121,8 @@ class Stream:
                 self._pipeline.tick()
                 self._tick()
                 following = time.monotonic() + _TICK
-        end = time.monotonic() + _GRACE
-        while self._pass_on() and time.monotonic() < end:
+        end = self._ring.consumed + self._ring.pending  # what comes meanwhile would have no end
+        while self._ring.consumed < end and self._pass_on():
             pass
         self._tick()
 

@@ -8,6 +8,7 @@ manager, and in its heartbeat. Nothing here may end the agent but the pins being
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from aegis_tools.control.posture import read_posture
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel.layout import Stat
 from aegis_tools.kernel.maps import Map
+from aegis_tools.kernel.pins import Pins
 from aegis_tools.paths import Paths
 
 
@@ -59,6 +61,10 @@ class Watch:
         agent: Whose heartbeat it is.
         guard: The deny-rate guard.
         status: The pipeline's counts; see ``Pipeline.status``.
+
+    Attributes:
+        replaced: Other maps have taken the place of those that are read, as when a map is
+            enlarged: there is more to read, from them.
     """
 
     def __init__(
@@ -81,11 +87,13 @@ class Watch:
         self._agent = agent
         self._guard = guard
         self.status = status
+        self._ring = live.map("events").id  # now: when the pins are gone it cannot be opened
         self._first = self._last = live.stats()[Stat.RINGBUF_DROPS]
         self._hits = self._refused()
         self._meaning = read_posture(live, paths).state
         self._said: dict[str, str] = {}
         self.ready = False
+        self.replaced = False
 
     @property
     def dropped(self) -> int:
@@ -94,12 +102,8 @@ class Watch:
 
     def look(self) -> None:
         """Look at everything once."""
-        if not self._stop and not self._is_loaded():
-            # No failure: whoever removed it must not find it loaded again by a service manager.
-            self._tell(
-                NOTICE, "aegisbpf: the pins were removed, so there is nothing to tell; ending"
-            )
-            self._stop.ask()
+        if not self._stop:
+            self._look_at_pins()
         counters = self._live.stats()
         self._tell_drops(counters[Stat.RINGBUF_DROPS])
         self._trying("revert", self._revert)
@@ -109,6 +113,20 @@ class Watch:
         self._become_ready()
         self._trying("heartbeat", self._beat)
         self._notifier.alive()
+
+    def _look_at_pins(self) -> None:
+        pins = self._live.pins
+        found = _id_of(pins)
+        if found == self._ring or pins.upgrade.base.is_dir():
+            return  # in the middle of a replacement: its maps are moved one by one
+        if found is not None:
+            self._tell(NOTICE, "aegisbpf: the maps were replaced: reading from the new ones")
+            self.replaced = True
+            self._stop.ask(signal.SIGHUP)
+            return
+        # No failure: whoever removed it must not find it loaded again by a service manager.
+        self._tell(NOTICE, "aegisbpf: the pins were removed, so there is nothing to tell; ending")
+        self._stop.ask()
 
     def begin(self) -> None:
         """Begin, or begin anew: ready is said when the probe says that the hooks work."""
@@ -122,7 +140,9 @@ class Watch:
             self._notifier.status(self._summary())
 
     def close(self) -> None:
-        """Take the sign of life away."""
+        """Take the sign of life away, unless another one goes on."""
+        if self.replaced and not self._stop:
+            return
         self._notifier.stopping()
         with contextlib.suppress(OSError):
             remove_heartbeat(self._paths)
@@ -143,7 +163,7 @@ class Watch:
                 WARNING,
                 f"warning: {now - self._last} events dropped, {now - self._first} since the start "
                 "(the ring was full; what was denied was denied); "
-                "larger: aegisbpf reset, then run --ringbuf-size=BYTES",
+                "larger: aegisbpf load --replace --ringbuf-size=BYTES",
             )
             self._last = now
 
@@ -188,6 +208,7 @@ class Watch:
                 "updated": time.time(),
                 "updated_boot_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
                 "ready": self.ready,
+                "ring": self._ring,
                 "starts_in_window": self._agent.starts,
                 "deny_rate": round(self._guard.rate, 3),
                 **self.status(),
@@ -208,9 +229,11 @@ class Watch:
             self._tell(WARNING, f"warning: {message}")
         self._said[what] = message
 
-    def _is_loaded(self) -> bool:
-        try:
-            with Map.pinned(self._live.pins.path("maps", "events")) as pinned:
-                return pinned.id == self._live.map("events").id
-        except OSError:
-            return False
+
+def _id_of(pins: Pins) -> int | None:
+    """Return which map of events is pinned; None for none."""
+    try:
+        with Map.pinned(pins.path("maps", "events")) as pinned:
+            return pinned.id
+    except OSError:
+        return None

@@ -22,7 +22,7 @@ from aegis_tools.control.lockout.check import check_added, refuse
 from aegis_tools.control.manual import mode_key
 from aegis_tools.control.names import Names
 from aegis_tools.control.posture import read_posture
-from aegis_tools.errors import StateError, UsageError
+from aegis_tools.errors import AegisError, StateError, UsageError
 from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import uid_of
 from aegis_tools.kernel.pins import Pins
@@ -66,7 +66,9 @@ def reading(app: App, read: Callable[[Live, Names], _T]) -> _T:
     return read_live(app, lambda live: read(live, Names(live, app.paths)))
 
 
-def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:
+def record(
+    app: App, action: str, counts: Mapping[str, int], note: str, *, result: str = "ok"
+) -> None:
     """Add a line to the history. The caller holds the lock.
 
     Raises:
@@ -78,6 +80,7 @@ def record(app: App, action: str, counts: Mapping[str, int], note: str) -> None:
             Entry(
                 time=int(time.time()),
                 action=action,
+                result=result,
                 uid=os.getuid(),
                 sudo_user=os.environ.get("SUDO_USER", ""),
                 counts=counts,
@@ -169,7 +172,8 @@ def add_rules(app: App, command: str, rules: Sequence[Rule], arguments: argparse
     with editing(app, command, forced=arguments.i_know) as editor:
         begin(app, editor, arguments)
         later = dry_run or bool(arguments.confirm_within)
-        done = editor.add(rules, dry_run=later)
+        with _telling_of_a_part(app, editor, command, len(rules)):
+            done = editor.add(rules, dry_run=later)
         note = audit_note(editor.live, rules[0].mode)
         made = [one for one in done if one.state in ("added", "changed")]
         if made and not dry_run:
@@ -195,6 +199,23 @@ def add_rules(app: App, command: str, rules: Sequence[Rule], arguments: argparse
     if more and not app.json:
         app.note(UNCONFIRMED)
     return 0
+
+
+@contextlib.contextmanager
+def _telling_of_a_part(app: App, editor: Editor, command: str, wanted: int) -> Iterator[None]:
+    """Where an ``add`` ends half-way, write what was added, and say so."""
+    try:
+        yield
+    except BaseException as error:
+        if editor.made:
+            result = error.code if isinstance(error, AegisError) else "interrupted"
+            with contextlib.suppress(StateError):
+                note = ", ".join(editor.made)
+                record(app, command, {"added": len(editor.made)}, note, result=result)
+        if editor.made and isinstance(error, AegisError):
+            error.message += f"; {len(editor.made)} of {wanted} rules were added before"
+            error.data = {**error.data, "added": editor.made}
+        raise
 
 
 def _keep(

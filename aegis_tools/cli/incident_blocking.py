@@ -105,8 +105,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _settled(paths: Paths) -> int:
     """Return up to when an earlier incident looked into refusals; 0 for none."""
     from aegis_tools.control.bootclock import boot_id
+    from aegis_tools.incident.relief import settled_ns
     from aegis_tools.incident.shelf import Shelf
-    from aegis_tools.incident.witness import settled_ns
 
     found = (one.content for one in Shelf(paths).all() if one.content)
     facts = (held.facts for held in found if held.scenario == "blocking")

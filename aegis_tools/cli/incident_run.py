@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from aegis_tools.cli.output import App, table
-from aegis_tools.errors import AegisError
+from aegis_tools.errors import AegisError, KernelError
 from aegis_tools.incident.case import Case, Outcome, Probed, Step
 from aegis_tools.incident.record import Record
 
@@ -27,9 +29,15 @@ def execute(
         0.
 
     Raises:
+        KernelError: Not run as root.
         AegisError: It failed; with ``--json`` the answer is among the error's data. The record
             stays open, so that the next run continues it.
     """
+    if os.geteuid() and app.paths.root == Path("/"):  # who sees nothing finds nothing to do
+        raise KernelError(
+            f"{scenario} needs root: to others a host in trouble looks healthy",
+            hint=f"sudo aegisbpf incident {scenario}",
+        )
     with Record.begin(app.paths, scenario, dry_run=dry_run) as record:
         case = Case(app.paths, record, dry_run=dry_run, probe=probe, tell=_teller(app))
         if record.continued:
@@ -74,7 +82,8 @@ def _lines(case: Case, outcome: Outcome) -> Iterator[str]:
     prefix = "dry run, " if case.dry_run else ""
     result = outcome.result.replace("-", " ")
     summary = outcome.summary.removeprefix(f"{result}: ")
-    yield f"{prefix}{case.record.scenario}: {result}: {summary}"
+    would = "would be " if case.dry_run and outcome.result == "recovered" else ""
+    yield f"{prefix}{case.record.scenario}: {would}{result}: {summary}"
     if case.steps:
         yield table(_row(step) for step in case.steps)
     if case.record.kept:

@@ -1,4 +1,6 @@
-"""The program ``aegisbpf`` (also ``aegis-tools``): finds the command, runs it, reports errors.
+"""The program ``aegisbpf``: finds the command, runs it, reports errors.
+
+It is called ``aegis-tools`` and ``dots-family-ctl`` as well.
 
 Only the module of the command that was named is imported, and argparse is the parser,
 because a cold start is most of what a command costs; see docs/adr/0004-argparse.md.
@@ -7,6 +9,7 @@ because a cold start is most of what a command costs; see docs/adr/0004-argparse
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import importlib
 import io
@@ -42,6 +45,7 @@ COMMANDS = {
     "rule": ("rule", "list live rules; promote one to enforce, or demote it to audit"),
     "run": ("run", "stream events as NDJSON in the foreground"),
     "events": ("events", "search and follow events, in the journal or a file"),
+    "profile": ("profile", "who is watched together, and within which limits"),
     "lsm": ("lsm", "BPF LSM at the next boot: status, enable, disable"),
     "service": ("service", "the systemd units: install, remove, status, print"),
     "status": ("status", "one look at the host: mode, policy, trust, agent, health"),
@@ -52,6 +56,7 @@ COMMANDS = {
     "capacity": ("capacity", "how full the maps are, and when they will be"),
     "why": ("why", "which rule would match a path or an address"),
     "history": ("history", "who changed what, and when"),
+    "monitor": ("monitor", "what processes, files, network, memory and disks do, live"),
     "map": ("map", "list, dump, update or delete map entries"),
     "pin": ("pin", "list or remove pins"),
     "completion": ("completion", "print a shell completion script"),
@@ -189,6 +194,14 @@ def failed(app: App, error: Exception) -> int:
         return app.fail(
             KernelError(f"permission denied{_at(error)}", hint="run it as root", detail=str(error))
         )
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return app.fail(
+            KernelError(
+                f"a file system is mounted read-only{_at(error)}",
+                hint="see which: findmnt --options ro; then: mount -o remount,rw FOLDER",
+                detail=repr(error),
+            )
+        )
     if isinstance(error, OSError):
         return app.fail(
             KernelError(
@@ -244,7 +257,7 @@ def print_utf8(*streams: TextIO | None) -> None:
 
 
 def main() -> NoReturn:
-    """Run the program: the entry point of ``aegisbpf`` and ``aegis-tools``."""
+    """Run the program: the entry point of all its names."""
     keep_standard_streams()
     print_utf8(sys.stdout, sys.stderr)
     try:

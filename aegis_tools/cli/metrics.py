@@ -15,6 +15,7 @@ from aegis_tools.cli import types
 from aegis_tools.cli.duration import parse_duration
 from aegis_tools.cli.output import App
 from aegis_tools.errors import UsageError
+from aegis_tools.monitors import metrics as monitors
 
 
 def build(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
     check(arguments)
     with Scraper(app.paths) as scraper:
         registry = metrics.registry_of(scraper.read)
+        registry.register(monitors.Collector(app.paths))
         if arguments.listen:
             return serve(app, arguments, scraper, lambda: metrics.exposition(registry).encode())
         if arguments.textfile:

@@ -12,6 +12,7 @@ from aegis_tools.cli.editing import audit_note, editing, reading, record
 from aegis_tools.cli.output import App, plain, table
 from aegis_tools.control import promote as control
 from aegis_tools.control.bootclock import boot_ns
+from aegis_tools.control.bootstate import keep_demoted
 from aegis_tools.control.edit import Editor
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import Names
@@ -56,7 +57,8 @@ def build(parser: argparse.ArgumentParser) -> None:
 _EPILOGS = {
     "promote": "The policy file goes on saying audit: an apply keeps the promotion and shows it, "
     "--reset drops it.\n\nexample: aegisbpf rule promote no-shadow --clean-for 7d",
-    "demote": "example: aegisbpf rule demote no-shadow",
+    "demote": "It stays so over applies and reboots, until it is promoted again.\n\n"
+    "example: aegisbpf rule demote no-shadow",
 }
 
 
@@ -167,6 +169,7 @@ def _carry_out(
     note += f" ({types.FORCE})" if arguments.i_know else ""
     if not arguments.confirm_within:
         control.set_rule_modes(editor, rules)
+        keep_demoted(app.paths, editor.live)
         record(app, f"rule {verb}", {f"{verb}d": len(rules)}, note)
         return {}
     from aegis_tools.cli.confirm import edit_until

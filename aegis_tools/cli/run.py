@@ -110,8 +110,10 @@ def run(app: App, arguments: argparse.Namespace) -> int:
         loaded = prepare(app, pins, arguments, rate)
         if starts.is_loop(agent.starts):
             hold(app, pins, tell, agent)
-        with Live(pins) as live:
-            stream_events(app, live, stop, loaded, arguments, tell=tell, agent=agent)
+        more = True
+        while more:
+            with Live(pins) as live:
+                more = stream_events(app, live, stop, loaded, arguments, tell=tell, agent=agent)
     return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
 
 
@@ -190,7 +192,7 @@ def note_sizes(app: App, live: Live, options: loader.LoadOptions) -> None:
     if wrong:
         app.note(
             f"warning: already loaded, so the sizes of {', '.join(wrong)} stay as they are; "
-            "new sizes need: aegisbpf reset"
+            "new sizes need: aegisbpf load --replace"
         )
 
 
@@ -214,8 +216,12 @@ def stream_events(
     *,
     tell: Tell,
     agent: Agent,
-) -> None:
-    """Stream until stopped; a SIGHUP begins anew with names and files."""
+) -> bool:
+    """Stream until stopped; a SIGHUP begins anew with names and files.
+
+    Returns:
+        Whether other maps have taken the place of these, and are to be read now.
+    """
     notifier = Notifier(os.environ)
     guard = DenyRate(arguments.deny_rate_threshold, arguments.deny_rate_seconds)
     watch = Watch(
@@ -241,7 +247,10 @@ def stream_events(
                 break
             notifier.reloading()
             stop.clear()
+            if watch.replaced:
+                return True
     tell(NOTICE, f"aegisbpf: {written} events written, {watch.dropped} dropped meanwhile")
+    return False
 
 
 def sinks(app: App, arguments: argparse.Namespace) -> list[Sink]:

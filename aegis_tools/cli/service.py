@@ -96,13 +96,14 @@ def run_status(app: App, arguments: argparse.Namespace) -> int:
     del arguments
     if not service.has_systemd(app.paths):
         raise KernelError("systemd does not run here", hint="start the agent: aegisbpf run")
-    found = service.states()
+    found, optional = service.states(), service.states(service.OPTIONAL)
     runs = all(state.get("ActiveState") == "active" for state in found.values())
     rows = [
         (unit, s.get("ActiveState", "?"), s.get("SubState", "?"), s.get("UnitFileState", "") or "-")
-        for unit, s in found.items()
+        for unit, s in {**found, **optional}.items()
     ]
-    app.show({"running": runs, "units": found}, table(rows, ("UNIT", "ACTIVE", "SUB", "AT BOOT")))
+    data = {"running": runs, "units": found, "optional": optional}
+    app.show(data, table(rows, ("UNIT", "ACTIVE", "SUB", "AT BOOT")))
     return 0 if runs else KernelError.exit_code
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aegis_tools.cli.duration import parse_duration
 from aegis_tools.control.limits import check_within
+from aegis_tools.control.quantities import parse_size
 from aegis_tools.errors import UsageError
 
 FORCE = "--i-know-this-locks-me-out"
@@ -78,9 +79,7 @@ def check_forced(arguments: argparse.Namespace) -> None:
 
 def size(text: str) -> int:
     """Return a number of bytes of at least 4 KiB: ``65536``, ``64K``, ``64M``, ``1G``."""
-    shift = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
-    digits = text[:-1] if shift else text
-    found = int(digits) << shift if digits.isdecimal() and len(digits) <= 15 else 0
-    if not 4096 <= found <= 1 << 44:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size; write it like 64M or 1G")
-    return found
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error.message}; {error.hint}") from None

@@ -11,7 +11,7 @@ Order of the effects, and what a death after each leaves:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aegis_tools.control import bootstate, capacity, manual
@@ -65,6 +65,7 @@ def prepare(
     paths: Paths | None = None,
     drop_manual: bool = False,
     mode: Mode | None = None,
+    demoted: Sequence[str] = (),
 ) -> Prepared:
     """Resolve a policy against this host and compare it with what is live.
 
@@ -76,12 +77,14 @@ def prepare(
         paths: Where the lockout proof remembers what recovery needs; None to leave it out.
         drop_manual: Leave rules made by hand behind instead of carrying them over.
         mode: The host's mode afterwards; None to leave it.
+        demoted: Rules that are to only audit, as somebody has said before a reboot.
 
     Raises:
         PolicyError: It does not fit the maps.
         CommandError: The lockout proof could not search the host.
     """
     records = {} if drop_manual else live.manual_rules()
+    records = {**_demotions(demoted, now), **records}
     rules = resolve_all(live, source.policy, records, now=now)
     check_capacity(live, rules)
     kept = rules.maps["manual_rules"]
@@ -98,6 +101,11 @@ def prepare(
     if mode is not None and mode is not was:
         plan = replace(plan, mode=f"{was.value} → {mode.value}")
     return Prepared(source, rules, plan)
+
+
+def _demotions(rules: Sequence[str], now: float) -> dict[int, ManualRule]:
+    made = (manual.mode_record(r, enforce=False, now_ns=int(now * 1e9), uid=0) for r in rules)
+    return {int.from_bytes(manual.key_of(record), "little"): record for record in made}
 
 
 def _lockouts(live: Live, rules: Rules, paths: Paths) -> tuple[Refusal, ...]:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aegis_tools.control import bootstate, capacity, fallback, survival
+from aegis_tools.control import bootstate, capacity, fallback, manual, survival
 from aegis_tools.control.apply import make_live, prepare
 from aegis_tools.control.bootclock import SYSTEM, Seams, boot_id
 from aegis_tools.control.bootstate import BootState
@@ -114,7 +114,7 @@ def boot(
                 name, held = pending.record, fallback.why_held(paths)
                 waits = Booted(loaded, False, "", pending.now.digest, read_mode(live), held)
                 return replace(waits, name=name.name if name else "", pending=pending)
-            applied = _policy(paths, live, allow_unsigned, seams)
+            applied = _policy(paths, live, allow_unsigned, state.demoted, seams)
             booted = _finish(paths, live, loaded, state.mode, applied)
         if trouble is not None:
             raise trouble
@@ -176,6 +176,8 @@ def _finish(
     changed = changed or loaded.fresh or before is not mode
     name, digest = (source.record.name, source.record.digest) if source else ("", "")
     notes = [problem.message for problem in source.problems] if source else []
+    if by_hand := manual.sort_out(live.manual_rules().values()).demoted:
+        notes.append(f"demoted by hand, so only audited: {', '.join(by_hand)}")
     if changed:
         capacity.note(paths, now=time.time())
         _remember(paths, f"mode {mode.value}; policy {name or 'none'}")
@@ -183,7 +185,7 @@ def _finish(
 
 
 def _policy(
-    paths: Paths, live: Live, allow_unsigned: bool, seams: Seams
+    paths: Paths, live: Live, allow_unsigned: bool, demoted: tuple[str, ...], seams: Seams
 ) -> tuple[Source | None, bool]:
     """Make the stored policy live, if there is one; return whether anything had to be changed."""
     store = Store(paths)
@@ -198,7 +200,7 @@ def _policy(
         now=int(seams.wall()),
         allow_unsigned=allow_unsigned,
     )
-    prepared = prepare(live, source, store, now=seams.wall())
+    prepared = prepare(live, source, store, now=seams.wall(), demoted=demoted)
     if prepared.plan.policy_changed:
         make_live(live, prepared, None)
     return source, prepared.plan.policy_changed

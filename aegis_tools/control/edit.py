@@ -98,6 +98,7 @@ class Editor:
     Attributes:
         refusals: What the check found of rules that a dry run would have added, or of those
             that it let pass with a warning.
+        made: The ids of the rules that the last :meth:`add` made, though it failed later.
     """
 
     def __init__(
@@ -110,14 +111,14 @@ class Editor:
         by: int,
         check: Callable[[list[Rules], Identify], list[Refusal]] = lambda _, __: [],
     ) -> None:
-        self.live = live
-        self.names = names
+        self.live, self.names = live, names
         self._make_identify = identify
         self._identify: Identify | None = None
         self.now_ns = now_ns
         self.by = by
         self._check = check
         self.refusals: list[Refusal] = []
+        self.made: list[str] = []
 
     @property
     def identify(self) -> Identify:
@@ -132,9 +133,9 @@ class Editor:
         Raises:
             PolicyError: A rule could match nothing; none is added.
             LockoutError: The check refuses one; none is added.
-            KernelError: A map is full, or the kernel refused; those before it are added.
+            KernelError: A map is full, or the kernel refused; those in ``made`` are added.
         """
-        rules = tuple(rules)
+        rules, self.made = tuple(rules), []
         if not dry_run:
             self.heal()
         first = [self._plan(rule) for rule in rules]
@@ -153,6 +154,7 @@ class Editor:
                 continue
             if planned.in_place:
                 self._write(planned)
+                self.made.append(rule.id)
             else:
                 later.append(planned)
         if later:
@@ -160,6 +162,7 @@ class Editor:
                 removed=[uid_of(planned.rule.id) for planned in later],
                 change=lambda rules: _join_all(rules, later),
             )
+            self.made += [planned.rule.id for planned in later]
         return result
 
     def remove(self, uids: Collection[int]) -> None:
@@ -441,7 +444,7 @@ def _set(inner: Map, name: str, key: bytes, value: bytes) -> None:
         option = OPTIONS.get(name, "--max-network-entries")
         raise KernelError(
             f"{name} is full: it holds {inner.max_entries} entries",
-            hint="make room: aegisbpf block clear-stale; or load again with a larger "
-            f"{option}: aegisbpf reset && aegisbpf load {option}=N",
+            hint="make room, live: aegisbpf incident map-full   "
+            f"(by hand: aegisbpf block clear-stale; aegisbpf load --replace {option}=N)",
             data={"map": name, "capacity": inner.max_entries, "option": option},
         ) from error

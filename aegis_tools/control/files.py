@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from aegis_tools.errors import AegisError, PolicyError, StateError
@@ -142,7 +143,7 @@ def read_limited(
     with _as_error(error, f"cannot read the {what}", path):
         fd = os.open(path, flags, dir_fd=dir_fd)
         try:
-            fault = _fault(os.fstat(fd), limit, owners, forbid)
+            fault = _fault(os.fstat(fd), limit, owners, forbid, path)
             if fault:
                 raise error(f"the {what} {fault[0]}", hint=fault[1], detail=str(path))
             data = _read_all(fd, limit + 1)
@@ -339,15 +340,18 @@ def _read_all(fd: int, limit: int) -> bytes:
 
 
 def _fault(
-    found: os.stat_result, limit: int, owners: Collection[int] | None, forbid: int
+    found: os.stat_result, limit: int, owners: Collection[int] | None, forbid: int, path: Path | str
 ) -> tuple[str, str] | None:
     if kind := kind_of(found):
         return f"is {kind}", "give the name of a file" if owners is None else IN_THE_WAY
+    name = quote(str(path))
     if owners is not None and found.st_uid not in owners:
-        return "belongs to another user", "make its owner right with: chown"
+        owner = "root" if 0 in owners else min(owners)
+        return "belongs to another user", f"make its owner right with: chown {owner} {name}"
     if found.st_mode & forbid:
         who = "can be used by others" if forbid == OTHERS_ANY else "can be changed by others"
-        return who, f"make it safe with: chmod {stat.S_IMODE(found.st_mode) & ~forbid:04o}"
+        mode = f"{stat.S_IMODE(found.st_mode) & ~forbid:04o}"
+        return who, f"make it safe with: chmod {mode} {name}"
     if found.st_size > limit:
         ours = IN_THE_WAY if owners is not None else "check that this is the file you mean"
         return f"is larger than {limit} bytes", ours

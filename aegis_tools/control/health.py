@@ -201,7 +201,8 @@ def fallback_check(*, lsm_active: bool) -> Check:
             "bpf is in the list of security modules, but the kernel refused LSM programs, or "
             "the list could not be read, when it was loaded"
         )
-        hint = "see what the kernel says to it: aegisbpf reset && aegisbpf load --require-lsm"
+        load = "aegisbpf --verbose load --require-lsm"
+        hint = f"see what the kernel says to it: aegisbpf reset && {load}"
     return Check(
         "enforceable",
         False,

@@ -4,7 +4,10 @@ It is gone when the agent ended well. One that is there while nobody holds ``<ru
 of an agent that died; an old one of an agent that hangs. ::
 
     {"format": 1, "pid": 812, "version": "0.1.0", "started": 1700000000.0, "updated": 1700000042.0,
-     "updated_boot_ns": 42000000000, "ready": true, "starts_in_window": 1, "deny_rate": 0.0, …}
+     "updated_boot_ns": 42000000000, "ready": true, "ring": 12, "starts_in_window": 1,
+     "deny_rate": 0.0, …}
+
+``ring`` is the id of the map that it reads.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from aegis_tools.policy import strictjson
 FORMAT = 1
 STALE_SECONDS = 15.0
 """A heartbeat older than this is none."""
-_MAX_FILE = 65536
+_MAX_FILE = 1 << 20
 _WHAT = "sign of life of the agent"
 
 
@@ -34,9 +37,13 @@ def write_heartbeat(paths: Paths, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    path = paths.agent_status
+    renew(paths.agent_status, {"format": FORMAT, **facts})
+
+
+def renew(path: Path, facts: Mapping[str, Any]) -> None:
+    """Put a sign of life in the place of the one before. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    data = json.dumps({"format": FORMAT, **facts}).encode()
+    data = json.dumps(facts).encode()
     try:
         _write(temporary, data)
         temporary.replace(path)
@@ -61,13 +68,19 @@ def read_heartbeat(paths: Paths) -> dict[str, Any] | None:
 
     Its time on the boot clock is there; everything else is as somebody wrote it.
     """
+    found = read_sign(paths.agent_status)
+    return found if found is not None and found.get("format") == FORMAT else None
+
+
+def read_sign(path: Path) -> dict[str, Any] | None:
+    """Return what ``renew`` wrote, if it tells its time on the boot clock; else None."""
     owners = {0, os.geteuid()}
     try:
-        data = files.read_if_present(paths.agent_status, _MAX_FILE, what=_WHAT, owners=owners)
+        data = files.read_if_present(path, _MAX_FILE, what=_WHAT, owners=owners)
         found = None if data is None else json.loads(data)
     except (StateError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict):
         return None
     boot = found.get("updated_boot_ns")
     return found if strictjson.is_integer(boot, 0, 2**63 - 1) else None
@@ -93,8 +106,13 @@ def life(paths: Paths, found: Mapping[str, Any], boot_ns: int) -> Life:
     An agent that was killed has let go of its lock at once, whatever its last sign of life; one
     that holds it and gives no sign hangs.
     """
+    return life_by(paths.events_lock, found, boot_ns)
+
+
+def life_by(lock: Path, found: Mapping[str, Any], boot_ns: int) -> Life:
+    """Return whether who holds this lock, and gave this sign, lives."""
     age = age_seconds(found, boot_ns)
-    died = is_held(paths.events_lock) is False
+    died = is_held(lock) is False
     return Life(not died and age <= STALE_SECONDS, age, died)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
 
 from aegis_tools.control.history import Entry, History
 from aegis_tools.control.store import Record, Store
+from aegis_tools.errors import AegisError
 from aegis_tools.paths import Paths
 
 
@@ -36,3 +38,9 @@ def remember(
             note=note,
         )
     )
+
+
+def try_to_remember(paths: Paths, action: str, note: str) -> None:
+    """Write it where that is possible: what may come and go with the disk full as well."""
+    with contextlib.suppress(AegisError, OSError):
+        remember(paths, action, note=note)

@@ -62,7 +62,8 @@ def check_entries(live: Live, rules: Rules) -> None:
     fields = ("map", "wanted", "capacity", "option")
     raise PolicyError(
         f"the policy needs {wanted} entries in {name}, which holds {capacity}",
-        hint=f"run: aegisbpf reset && aegisbpf load {options}   (then apply it again)",
+        hint="make room, live, and apply it: aegisbpf incident map-full --policy FILE   "
+        f"(only room: aegisbpf load --replace {options})",
         data={
             **dict(zip(fields, found[0], strict=True)),
             "too_small": [dict(zip(fields, each, strict=True)) for each in found],

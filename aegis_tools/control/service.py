@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,9 @@ ENABLED = (
     "aegisbpf-survival.path",
 )  # fmt: skip
 """What starts at boot; other units are started by these."""
+
+OPTIONAL = ("aegis-monitors.service",)
+"""What starts at boot only where somebody has asked for it."""
 
 _MARK = "@EXEC@"
 _MAX_UNIT = 65536
@@ -151,6 +154,7 @@ def enable(*, now: bool, runner: Runner = run) -> None:
     runner(["systemctl", "enable", *ENABLED])
     if now:
         runner(["systemctl", "restart", *ENABLED], timeout=300)
+        runner(["systemctl", "try-restart", *OPTIONAL], timeout=300)
 
 
 def disable(runner: Runner = run) -> None:
@@ -159,10 +163,12 @@ def disable(runner: Runner = run) -> None:
     Raises:
         CommandError: systemd refused.
     """
+    with contextlib.suppress(CommandError):  # one of before there was this unit
+        runner(["systemctl", "disable", "--now", *OPTIONAL], timeout=120)
     runner(["systemctl", "disable", "--now", *ENABLED], timeout=120)
 
 
-def states(runner: Runner = run) -> dict[str, dict[str, str]]:
+def states(units: Iterable[str] = ENABLED, runner: Runner = run) -> dict[str, dict[str, str]]:
     """Return of each unit what systemd says: load, active and file state.
 
     Raises:
@@ -170,7 +176,7 @@ def states(runner: Runner = run) -> dict[str, dict[str, str]]:
     """
     names = ("LoadState", "ActiveState", "SubState", "UnitFileState")
     found: dict[str, dict[str, str]] = {}
-    for unit in ENABLED:
+    for unit in units:
         try:
             text = runner(["systemctl", "show", f"--property={','.join(names)}", unit])
         except CommandError as error:

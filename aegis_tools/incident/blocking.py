@@ -24,25 +24,19 @@ from aegis_tools.control.names import Names
 from aegis_tools.control.pending import Pending, read_pending
 from aegis_tools.control.posture import read_posture
 from aegis_tools.control.remember import remember
-from aegis_tools.control.timer import has_systemd
-from aegis_tools.errors import (
-    AegisError,
-    CommandError,
-    KernelError,
-    PolicyError,
-    StateError,
-)
-from aegis_tools.incident import again, byhand, witness
+from aegis_tools.control.rows import moment
+from aegis_tools.errors import AegisError, CommandError, KernelError, PolicyError, StateError
+from aegis_tools.incident import again, byhand, unit, witness
 from aegis_tools.incident import probe as probing
 from aegis_tools.incident.again import ACTION
 from aegis_tools.incident.case import Case, Outcome
+from aegis_tools.incident.elsewhere import not_ours
 from aegis_tools.incident.probe import Probe
 from aegis_tools.incident.refusals import Choice, Suspect, choose, rank
-from aegis_tools.incident.relief import Relief, number_of
+from aegis_tools.incident.relief import Relief, number_of, refusers
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.model import Mode
 
-AGENT = "aegisbpf.service"
 _SHOWN = 10
 
 
@@ -84,33 +78,12 @@ def run(case: Case, asked: Asked, relief: Relief) -> Outcome:
         AegisError: A step failed; what was done is in the record.
     """
     if not relief.loaded:
-        return _not_ours(case, asked, "nothing of Aegis is loaded")
+        return not_ours(case, asked.probes, "nothing of Aegis is loaded", loaded=False)
     with Live(Pins(case.paths.pins)) as live:
         procedure = _Blocking(case, asked, relief, live)
         if not procedure.found:
             return procedure.nothing()
         return procedure.run()
-
-
-def _not_ours(case: Case, asked: Asked, why: str) -> Outcome:
-    """Return the end where this host refuses nothing: the service is asked nevertheless."""
-    if asked.probes:
-        found = case.look(
-            "probe", "ask the affected service", lambda: again.ask_service(case, asked.probes, 0)
-        )
-        if found.state == "failed":
-            return Outcome(
-                False,
-                "not-recovered",
-                f"nothing was changed: {why}, and the service does not answer",
-                error=CommandError(
-                    f"the service does not answer, but {why}: look at the service itself",
-                    hint="look further back: aegisbpf incident blocking --since 24h; "
-                    "or see what is refused now: aegisbpf events --since 1h --action block",
-                    detail=found.error,
-                ),
-            )
-    return Outcome(False, "nothing-to-do", f"nothing to do: {why}")
 
 
 class _Blocking:
@@ -149,6 +122,8 @@ class _Blocking:
             before = self._mode_at_boot()
         self.record.fact("mode_before", before.value)
         self.record.fact("refusals_trouble", self.relief.trouble)
+        if self.relief.audited:  # before there was any record
+            self.record.fact("nothing_refused_since", moment(self.relief.at))
         again.blame(self.record, self.relief.refusers)
 
     def _mode_at_boot(self) -> Mode:
@@ -164,11 +139,20 @@ class _Blocking:
     def _cut(self) -> bool:
         """Return whether a run was killed after the kernel was told, before anything was written.
 
-        Then the host audits, is to enforce at the next boot, and neither is held nor waits.
+        Then the host audits, is to enforce at the next boot, and neither is held nor waits. When it
+        refused does not count: to free a full disk may take longer than what is lately.
         """
-        if self.relief.was is not Mode.AUDIT or not self.relief.refusing or self._waiting():
+        if self.relief.was is not Mode.AUDIT or self._waiting():
+            return False
+        if not self.relief.refusing and not self._has_refused():
             return False
         return self._mode_at_boot() is Mode.ENFORCE and not fallback.why_held(self.case.paths)
+
+    def _has_refused(self) -> bool:
+        """Return whether a rule that enforces has refused anything since it was loaded."""
+        with contextlib.suppress(AegisError, OSError):
+            return bool(refusers(self.live, 0))
+        return False
 
     def nothing(self) -> Outcome:
         """Return the end on a host that refuses nothing that it should not."""
@@ -180,7 +164,9 @@ class _Blocking:
         else:
             why = "no rule has refused anything lately"
         held = ("aegisbpf resume",) if fallback.why_held(self.case.paths) else ()
-        return replace(_not_ours(self.case, self.asked, why), next=held)
+        if self.asked.rule and not known and self.relief.was is not Mode.AUDIT:
+            held = ("aegisbpf rule list",)  # a name that was mistyped ends nothing
+        return replace(not_ours(self.case, self.asked.probes, why), next=held)
 
     def run(self) -> Outcome:
         """Do it."""
@@ -192,16 +178,23 @@ class _Blocking:
         if self.asked.stop:
             self._stop()
             return self._end(choice, answers=self._probe() if not answers else True)
-        if choice.suspect is not None and self.asked.fix != "none":
+        if choice.suspect is not None and self._is_to_go(answers=answers):
             self._fix(choice.suspect)
         if self.asked.within:
             self._enforce_again(choice, answers=answers)
         return self._end(choice, answers=answers)
 
+    def _is_to_go(self, *, answers: bool) -> bool:
+        """Return whether what is suspected is taken out."""
+        # What cannot be written down is found again by the rule that has refused; and where the
+        # service fails though nothing is refused, refusals are not its trouble.
+        known = answers or self.case.dry_run or self.asked.rule
+        return bool(known) and self.asked.fix != "none" and not self.unwritten
+
     def _keep_audit(self) -> None:
         step = self.case.step(
             "audit",
-            "set the mode to audit: nothing is refused any more",
+            "set the mode to audit, so that nothing is refused any more",
             self._write_audit,
             needed=self.to_audit or self._is_unwritten(),
             optional=True,
@@ -289,12 +282,11 @@ class _Blocking:
         if byhand.enforces(self.live, uid):
             found = witness.suspect(self.live, self.names, events, uid)
             return Choice(found, "chosen by an earlier run")
-        return Choice(None, f"{chosen} refuses no more")
+        return Choice(None, "it refuses no more")
 
     def _fix(self, suspect: Suspect) -> None:
-        fix = self.asked.fix
-        if fix == "auto":
-            fix = "demote" if suspect.source == "policy" else "remove"
+        fitting = "demote" if suspect.source == "policy" else "remove"
+        fix = fitting if self.asked.fix == "auto" else self.asked.fix
         change = byhand.demote if fix == "demote" else byhand.remove
         what = "let the rule only audit" if fix == "demote" else "remove the rule"
         rule = self.names.get(suspect.uid)
@@ -302,9 +294,9 @@ class _Blocking:
         if byhand.enforces(self.live, suspect.uid):
             self.record.fact("fix", {"rule": suspect.rule, "by": fix, "undo": back})
             if suspect.source == "policy":
-                self.record.follow_up(
-                    f"the policy still says that {suspect.rule} refuses: change and sign it"
-                )
+                back_soon = "" if fix == "demote" else ", and an apply or a boot has it back"
+                said = f"the policy still says that {suspect.rule} refuses{back_soon}"
+                self.record.follow_up(f"{said}: change and sign it")
         self.case.step(
             f"{fix}-rule",
             f"{what}: {suspect.rule}",
@@ -322,8 +314,8 @@ class _Blocking:
         self.case.step(
             "stop-agent",
             "stop the agent",
-            lambda: run(["systemctl", "stop", AGENT], timeout=60),
-            needed=lambda: has_systemd(self.case.paths),
+            lambda: run(["systemctl", "stop", unit.NAME], timeout=60),
+            needed=lambda: unit.is_there(self.case.paths, run),
             optional=True,
         )
         self.case.step(
@@ -395,18 +387,18 @@ class _Blocking:
             "mode": posture.mode if posture and not self.asked.stop else "",
             "pending": describe_pending(pending, now) if pending else None,
         }
-        ours = pending is not None and pending.action == ACTION
-        return self._outcome(data, answers=answers, waits=ours)
+        waits = pending is not None and pending.action == ACTION
+        return self._outcome(data, answers=answers, waits=waits)
 
     def _outcome(self, data: dict[str, Any], *, answers: bool, waits: bool) -> Outcome:
         audits = data["mode"] == Mode.AUDIT.value
         left = self.took_enforce and audits and not self.asked.stop
-        state = self._state(audits=audits)
+        state = self._state(data, waits=waits)
         told = f"{data['rule']}: {data['why']}" if data["rule"] else data["why"]
         if not answers and not self.case.dry_run:
             raise CommandError(
                 f"the service does not answer, though {state}",
-                hint="look at the service itself; if it had failed at its start, start it again",
+                hint="look at the service itself; only a rule that is named (--rule) was taken out",
                 data=data,
             )
         if self.unwritten and audits:
@@ -426,7 +418,7 @@ class _Blocking:
             data=data,
         )
 
-    def _state(self, *, audits: bool) -> str:
+    def _state(self, data: dict[str, Any], *, waits: bool) -> str:
         """Return what the host does now, for a person."""
         if self.case.dry_run:
             return "dry run, nothing was changed"
@@ -436,15 +428,23 @@ class _Blocking:
             return "the host is held in audit, so it refuses nothing"
         if not self.took_enforce:
             return "that rule refuses no more"
-        return "nothing is refused any more" if audits else "the host enforces again without it"
+        if data["mode"] == Mode.AUDIT.value:
+            return "nothing is refused any more"
+        left = max(0, int(data["pending"]["seconds_left"])) if waits else 0
+        limit = f", and audits again in {left} s unless that is confirmed" if waits else ""
+        return f"the host enforces again without it{limit}"
 
     def _next(self, data: dict[str, Any], *, left: bool, waits: bool) -> list[str]:
         if waits:
             return ["aegisbpf policy confirm", f"aegisbpf incident close {self.record.id}"]
+        if self.asked.stop:
+            stopped = self.record.done("stop-agent")
+            return ["aegisbpf boot", *(["systemctl start aegisbpf"] if stopped else [])]
         if self.held:
             return ["aegisbpf resume"]
         if left and not data["rule"]:
             return ["aegisbpf incident blocking --rule ID"]
         if left:
-            return ["aegisbpf incident blocking --reenforce --confirm-within 120s"]
+            command = "aegisbpf incident blocking --reenforce --confirm-within 120s"
+            return [" ".join((command, *map(Probe.option, self.asked.probes)))]
         return []

@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Iterator
 
-from aegis_tools.control import capacity
+from aegis_tools.control import bootstate, capacity
 from aegis_tools.control.edit import Editor
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import Names
@@ -68,7 +68,7 @@ def remove(paths: Paths, live: Live, uid: int, note: str) -> None:
 
 
 def demote(paths: Paths, live: Live, uid: int, note: str) -> None:
-    """Let one rule only audit, for good; see :func:`remove`.
+    """Let one rule only audit, for good, reboots included; see :func:`remove`.
 
     Raises:
         PolicyError: The rule has no name, so that it cannot be told what it was.
@@ -82,6 +82,7 @@ def demote(paths: Paths, live: Live, uid: int, note: str) -> None:
                 hint="remove it instead: aegisbpf incident blocking --fix remove",
             )
         set_rule_modes(editor, [rule._replace(mode=Mode.AUDIT)])
+    bootstate.keep_demoted(paths, live)
     remember(paths, "rule demote", counts={"demoted": 1}, note=note)
 
 

@@ -54,15 +54,21 @@ def parts(runner: Runner) -> tuple[Part, ...]:
     )  # fmt: skip
 
 
-def texts(case: Case, *, systemd: bool) -> dict[str, str]:
+def texts(case: Case, *, systemd: bool, shown: str = "") -> dict[str, str]:
     """Collect everything into the record; return the texts by source of ``classify``.
 
     What cannot be read is said in the record, and is no reason to stop.
+
+    Args:
+        case: The run.
+        systemd: Whether systemd runs the agent.
+        shown: What systemd said of it before the loop was ended: a stop makes it forget.
     """
     found: dict[str, str] = {}
     there = parts(case.seams.run) if systemd else parts(case.seams.run)[1:2]
     for part in there:
         text = case.look(part.name, part.message, part.read).value or ""
+        text = shown if shown and part.source == "systemd" else text
         if text:
             case.record.file(f"{part.name}.txt", text)
         if part.source:

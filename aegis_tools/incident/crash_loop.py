@@ -101,7 +101,8 @@ def _mode_before(case: Case) -> None:
 
 def _find_out(case: Case, seen: Seen) -> Finding:
     """Collect, and name the cause."""
-    pins, texts = Pins(case.paths.pins), collect.texts(case, systemd=seen.unit is not None)
+    pins, shown = Pins(case.paths.pins), seen.unit.text if seen.unit and seen.looping else ""
+    texts = collect.texts(case, systemd=seen.unit is not None, shown=shown)
     if not (seen.agent_trouble or seen.boot_failed):
         texts = {"state": texts["state"]}  # the agent is well, whatever it said an hour ago
     if collect.needs_trial(pins) and not case.dry_run:
@@ -316,7 +317,7 @@ def _outcome(case: Case, seen: Seen, finding: Finding, *, mended: bool, stable: 
     if mended and stable:
         done = "would be" if case.dry_run else "is"
         state = "the agent runs stably" if seen.agent_trouble else "the next boot can do its work"
-        text = f"{state}; cause: {finding.text()}"
+        text = f"{state}; cause: {finding.text()}; to mend that, {NEXT[finding.cause]}"
         if case.dry_run:
             text = f"the host {done} recovered; cause so far: {finding.text()}"
         return Outcome(True, "recovered", text, following, data=data)

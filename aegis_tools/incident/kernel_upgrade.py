@@ -23,7 +23,7 @@ from aegis_tools.control.remember import remember
 from aegis_tools.errors import AegisError, BootError
 from aegis_tools.incident import kernels
 from aegis_tools.incident.case import Case, Outcome
-from aegis_tools.incident.kernels import Kernel
+from aegis_tools.incident.kernels import Kernel, Verdict
 from aegis_tools.kernel.features import (
     DISABLE_FILES,
     DISABLE_PARAMETER,
@@ -36,6 +36,10 @@ from aegis_tools.paths import Paths
 
 COMMAND = "aegisbpf incident kernel-upgrade"
 VERIFY = "aegisbpf lsm status --verify-boot"
+BY_HAND = (
+    "the boot loader here is none that this knows: boot another kernel, or add bpf to lsm= by "
+    "hand, every module of: aegisbpf lsm status; then reboot"
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ def _why_now(found: Situation) -> str:
     own = [one for one in found.kernels.values() if one.running]
     if own and own[0].lacks:
         return own[0].lacks[0].message
+    if not found.facts.active:
+        return "nothing tells which security modules it runs, as securityfs is not mounted"
     asked = cmdline.effective(found.facts.running)
     if asked is not None:
         return f"bpf is not in lsm={asked}, which it was given"
@@ -191,8 +197,10 @@ def run(case: Case, *, kernel: str = "", back: bool = False, undo_disable: bool 
     """
     found = look(case)
     told = causes(found)
-    case.record.fact("situation", found.to_dict())
-    case.record.fact("causes", told)
+    # After the reboot nothing is wrong any more: what was stays in the record.
+    if told or not case.record.get("causes"):
+        case.record.fact("situation", found.to_dict())
+        case.record.fact("causes", told)
     if back:
         return _back(case)
     if undo_disable:
@@ -284,10 +292,9 @@ def _outcome(case: Case, found: Situation, told: list[str]) -> Outcome:
         off = "loading is switched off, and stays so"
         again = (f"{COMMAND} --undo-disable",)
         return Outcome(True, _result(case), f"{off}: {told_why}", again, data=data)
-    if not found.next_has_bpf and not case.dry_run:
-        error = BootError(
-            "the next boot will still have no BPF LSM", hint=f"see: {COMMAND} --check"
-        )
+    if not found.next_has_bpf and not (case.dry_run and case.changed):
+        hint = f"see: {COMMAND} --check" if found.facts.default else BY_HAND
+        error = BootError("the next boot will still have no BPF LSM", hint=hint)
         return Outcome(True, "not-recovered", told_why, error=error, data=data)
     if data["reboot_needed"]:
         summary = f"{told_why}; the next boot has BPF LSM"
@@ -368,8 +375,11 @@ def check(case: Case, release: str = "") -> Outcome:
     found = look(case)
     known = {one.release: one for one in found.kernels.values()}
     known.update({one.release: one for one in found.kernels.values() if one.default})
-    wanted = release or (found.default.release if found.default else "")
+    now = found.facts.release or found.features.release
+    wanted = release or (found.default.release if found.default else now)
     text = configuration(case.paths, wanted)
+    if found.default is None:  # the next boot is taken to be like this one
+        known[now] = _running(found, now, configuration(case.paths, now))
     if wanted not in known and not text:
         raise BootError(
             f"the kernel {wanted or 'of the next boot'} is not here",
@@ -387,5 +397,15 @@ def check(case: Case, release: str = "") -> Outcome:
     summary = f"{kernel.release} will not do: {'; '.join(lines)}"
     hint = f"do not boot it; another one as the default: {COMMAND}"
     if not kernel.lacks:
-        hint = "it comes right with: aegisbpf lsm enable"
+        hint = "it comes right with: aegisbpf lsm enable" if found.default else BY_HAND
     raise BootError(summary, hint=hint, data=data)
+
+
+def _running(found: Situation, release: str, text: str) -> Kernel:
+    """Return this boot's kernel, with the list that it runs with where nothing else tells."""
+    verdicts = kernels.judge(text, cmdline.effective(found.facts.running))
+    if found.facts.active and verdicts[-1].ok is None:
+        has = found.facts.is_active
+        told = "bpf is active" if has else "bpf is not among its active modules"
+        verdicts = (*verdicts[:-1], Verdict(kernels.LIST, has, told))
+    return Kernel(release, verdicts, running=True)

@@ -31,9 +31,8 @@ from aegis_tools.control.room import check_entries
 from aegis_tools.control.source import Source, read_source
 from aegis_tools.control.staging import stage
 from aegis_tools.control.store import Store
-from aegis_tools.control.timer import has_systemd
 from aegis_tools.errors import AegisError, KernelError, PolicyError, ProbeError
-from aegis_tools.incident import byhand, filling
+from aegis_tools.incident import byhand, filling, unit
 from aegis_tools.incident.case import Case, Outcome
 from aegis_tools.incident.provenance import who
 from aegis_tools.kernel.features import mount_securityfs, read_host_features
@@ -43,7 +42,6 @@ from aegis_tools.kernel.loader import LoadOptions
 from aegis_tools.kernel.pins import Pins
 
 ACTION = "incident map-full"
-AGENT = "aegisbpf.service"
 CLEARED = ("inode-gone", "inode-reused", "path-moved", "duplicate", "not-hit")
 """Classes of what is stale that go. Not ``unmounted``: its file system may come back."""
 _WEEK = 7 * 86400
@@ -236,10 +234,16 @@ class _MapFull:
         self.case.step(
             "restart-agent",
             "let the agent read the new maps",
-            lambda: self.case.seams.run(["systemctl", "try-restart", AGENT], timeout=120),
-            needed=lambda: has_systemd(self.case.paths) and (step.did or self._left()),
+            lambda: self.case.seams.run(["systemctl", "restart", unit.NAME], timeout=320),
+            needed=lambda: (step.did or self._left()) and self._agent_runs(),
             optional=True,
         )
+
+    def _agent_runs(self) -> bool:
+        """Return whether systemd runs the agent: one that a person has stopped stays so."""
+        run = self.case.seams.run
+        there = unit.is_there(self.case.paths, run)
+        return there and unit.read(run).active not in ("inactive", "failed")
 
     def _sizes_text(self) -> str:
         return ", ".join(f"{name}={size}" for name, size in self._sizes().items()) or "enough"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,10 +25,12 @@ _RESULTS = {
 _PROVENANCE = (
     ("text", "Rule"), ("id", "Id"), ("operations", "Operations"), ("since", "Since"),
     ("applied_by", "Applied by"), ("signers", "Signed by"), ("policy", "Policy"),
-    ("hits", "Hits"), ("processes", "Processes"),
+    ("serial", "Serial"), ("hits", "Hits"), ("processes", "Processes"),
 )  # fmt: skip
 _SUMMARY = ("root_cause", "affected_service", "resolution", "prevention")
 """Facts that stand at the top."""
+_FOR_ANOTHER_RUN = ("refusers", "met", "settled", "giving_back")
+"""Facts from which a procedure goes on; the JSON has them, and no reader needs them."""
 _SHORT = 300
 
 
@@ -98,8 +99,9 @@ def processes(record: Mapping[str, Any]) -> list[str]:
 
 
 def _evidence(record: Mapping[str, Any]) -> Iterator[str]:
-    facts = [(_cell(name), _cell(value)) for name, value in record["facts"].items()
-             if name not in _SUMMARY]  # fmt: skip
+    facts = [(_cell(name.replace("_", " ")), _cell(value))
+             for name, value in record["facts"].items()
+             if name not in (*_SUMMARY, *_FOR_ANOTHER_RUN) and not _is_empty(value)]  # fmt: skip
     yield from _table(("Fact", "Value"), facts)
     if facts and record["files"]:
         yield ""
@@ -135,7 +137,21 @@ def _table(header: Sequence[str], rows: Any) -> Iterator[str]:
 
 def _cell(value: Any) -> str:
     """Return a value as text that Markdown takes for nothing else."""
-    if isinstance(value, list) and all(isinstance(one, str | int | float) for one in value):
-        value = ", ".join(map(str, value))
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", printable(text, _SHORT))
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", printable(_words(value), _SHORT))
+
+
+def _words(value: Any) -> str:
+    """Return JSON as a person would write it; what is empty is left out."""
+    if isinstance(value, Mapping):
+        pairs = ((str(name).replace("_", " "), one) for name, one in value.items())
+        return ", ".join(f"{name} {_words(one)}" for name, one in pairs if not _is_empty(one))
+    if isinstance(value, list):
+        between = "; " if any(isinstance(one, Mapping) for one in value) else ", "
+        return between.join(map(_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | Mapping) and not value)

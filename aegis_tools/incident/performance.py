@@ -140,7 +140,8 @@ def _keep(case: Case, before: Costs, found: tuple[Cause, ...]) -> None:
     if found:
         case.record.fact("causes", _dicts(found))
         case.record.fact("ring_proposed", costs.ring_for(before))
-    for cause in found:
+    # A ring that was full gets room in this run, or the comparison says how.
+    for cause in (one for one in found if one.name != "ring"):
         for proposal in cause.proposals:
             case.record.follow_up(f"{cause.text}: {proposal}")
 
@@ -183,7 +184,7 @@ def _enlarge(case: Case, options: Options) -> None:
     )  # fmt: skip
     if agent and _did(case, "larger-ring") and not case.dry_run:
         case.look("agent-back", "wait until the agent reads the new ring",
-                  partial(_wait_for_another, case, agent))  # fmt: skip
+                  partial(_wait_for_reader, case))  # fmt: skip
 
 
 def _agent(case: Case) -> int:
@@ -193,13 +194,19 @@ def _agent(case: Case) -> int:
     return pid if isinstance(pid, int) and beat.get("ready") else 0
 
 
-def _wait_for_another(case: Case, agent: int) -> None:
-    """Wait for an agent that was started since: the one before ends with the ring it read.
+def _wait_for_reader(case: Case) -> None:
+    """Wait for an agent that reads the new ring: one that went over to it, or was started since.
 
     Raises:
         StateError: There is none in time.
     """
-    if not case.wait(lambda: _agent(case) not in (0, agent), seconds=AGENT_SECONDS):
+    with Live(Pins(case.paths.pins)) as live:
+        ring = live.map("events").id
+
+    def reads() -> bool:
+        return bool(_agent(case)) and (read_heartbeat(case.paths) or {}).get("ring") == ring
+
+    if not case.wait(reads, seconds=AGENT_SECONDS):
         raise StateError(
             "the agent does not run again, so nobody reads the new ring",
             hint="run: systemctl restart aegisbpf",

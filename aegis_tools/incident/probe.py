@@ -19,11 +19,14 @@ from urllib.parse import urlsplit
 
 from aegis_tools.control.files import printable
 from aegis_tools.errors import CommandError, UsageError
+from aegis_tools.incident.redact import redact
 from aegis_tools.kernel.run import Runner, run
 
 TIMEOUT = 5.0
 """Seconds that one try of one probe may take."""
 PAUSE = 1.0
+SETTLE = 1.0
+"""Seconds that a unit must stay active: one that dies at its start is active for an instant."""
 _SAID = 300
 
 
@@ -39,8 +42,12 @@ class Probe(NamedTuple):
     what: str
 
     def text(self) -> str:
-        """Return it in a few words."""
-        return f"{self.kind} {self.what}"
+        """Return it in a few words, without a password in them."""
+        return f"{self.kind} {redact(self.what)}"
+
+    def option(self) -> str:
+        """Return the option of ``incident blocking`` that asks for it, but for a password."""
+        return f"--probe-{self.kind} {shlex.quote(redact(self.what))}"
 
 
 class Answer(NamedTuple):
@@ -133,20 +140,20 @@ def attempt(
         sleep: Waits seconds.
     """
     end = clock() + patience
-    found = [_try(one, runner) for one in probes]
+    found = [_try(one, runner, sleep) for one in probes]
     while not answers(found) and clock() < end:
         sleep(PAUSE)
-        found = [one if one.ok else _try(one.probe, runner) for one in found]
+        found = [one if one.ok else _try(one.probe, runner, sleep) for one in found]
     return found
 
 
-def _try(probe: Probe, runner: Runner) -> Answer:
+def _try(probe: Probe, runner: Runner, sleep: Callable[[float], None]) -> Answer:
     if probe.kind == "url":
         ok, said = _in_time(lambda: _get(probe.what))
     elif probe.kind == "command":
         ok, said = _call(shlex.split(probe.what))
     else:
-        ok, said = _ask(probe.what, runner)
+        ok, said = _ask(probe.what, runner, sleep)
     return Answer(probe, ok, printable(" ".join(said.split()), _SAID))
 
 
@@ -207,31 +214,54 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _ask(name: str, runner: Runner) -> tuple[bool, str]:
-    state = unit_state(name, runner)
-    return state == "active", f"is {state}"
+class _Unit(NamedTuple):
+    """ActiveState, SubState and InvocationID of a unit; the last is another one at each start."""
+
+    active: str
+    sub: str
+    start: str
+
+    def text(self) -> str:
+        return f"is {self.active}" + (f" ({self.sub})" if self.sub not in ("", self.active) else "")
 
 
-def unit_state(name: str, runner: Runner = run) -> str:
-    """Return a unit's ActiveState; ``unknown`` where systemd does not answer."""
+def _ask(name: str, runner: Runner, sleep: Callable[[float], None]) -> tuple[bool, str]:
+    first = _unit(name, runner)
+    if first.active != "active":
+        return False, first.text()
+    sleep(SETTLE)
+    now = _unit(name, runner)
+    if now.active == "active" and now.start != first.start:
+        return False, "is active, but was started anew meanwhile: it dies again and again"
+    return now.active == "active", now.text()
+
+
+def _unit(name: str, runner: Runner) -> _Unit:
+    """Ask systemd; ``unknown`` where it does not answer."""
+    properties = "ActiveState,SubState,InvocationID"
     try:
-        text = runner(["systemctl", "show", "--property=ActiveState", "--value", name], timeout=5)
+        text = runner(["systemctl", "show", f"--property={properties}", name], timeout=5)
     except CommandError:
-        return "unknown"
-    return text.strip() or "unknown"
+        text = ""
+    facts = dict(line.partition("=")[::2] for line in text.splitlines())
+    active = facts.get("ActiveState", "") or "unknown"
+    return _Unit(active, facts.get("SubState", ""), facts.get("InvocationID", ""))
 
 
 def start_failed(probes: Iterable[Probe], *, start: bool, runner: Runner = run) -> list[str]:
     """Return the probed units that have failed; ``start`` them again where that is wanted.
 
-    What was denied a file at its start stays failed when it is denied no more.
+    What was denied a file at its start stays failed when it is denied no more; and one that systemd
+    starts again by itself may wait for that longer than anybody wants to.
     """
-    units = [one.what for one in probes if one.kind == "unit"]
-    failed = [name for name in units if unit_state(name, runner) == "failed"]
-    for name in failed if start else ():
-        for words in (["reset-failed"], ["start", "--no-block"]):
+    states = {one.what: _unit(one.what, runner) for one in probes if one.kind == "unit"}
+    # systemd refuses to start what waits for its restart.
+    verbs = {"failed": "start", "auto-restart": "restart"}
+    failed = {name: verbs[unit.sub] for name, unit in states.items() if unit.sub in verbs}
+    for name, verb in failed.items() if start else ():
+        for words in (["reset-failed"], [verb, "--no-block"]):
             try:
                 runner(["systemctl", *words, name], timeout=5)
             except CommandError:
                 continue
-    return failed
+    return list(failed)

@@ -56,6 +56,11 @@ class Unit(NamedTuple):
     restarts: int = 0
     status: int = 0
 
+    @property
+    def starts_again(self) -> bool:
+        """Whether it is being started once more, having died before that more than once."""
+        return self.active == "activating" and self.restarts >= 2
+
 
 class RuleUse(NamedTuple):
     """How a rule matched.

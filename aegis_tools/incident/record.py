@@ -69,7 +69,8 @@ class Record:
     ) -> Record:
         """Take up the open record of a scenario, or begin a new one; never raises StateError.
 
-        An open one is taken up when it is younger than a day and no other run has it.
+        An open one is taken up when it is younger than a day and no other run has it. One that
+        began in the future, by a clock that was wrong, is another incident's.
 
         Args:
             paths: Where records are.
@@ -81,7 +82,8 @@ class Record:
         if scenario not in SCENARIOS:
             raise ValueError(f"no scenario: {scenario}")
         shelf = Shelf(paths, calls=calls)
-        for held in shelf.open_ones(scenario, since=clock.wall() - CONTINUED_FOR):
+        now = clock.wall()
+        for held in shelf.open_ones(scenario, since=now - CONTINUED_FOR, until=now + CONTINUED_FOR):
             record = cls._take_up(paths, shelf, held.id, clock, dry_run)
             if record is not None:
                 return record
@@ -265,6 +267,8 @@ class Record:
         if self._fd is not None:
             if self._unsaved:
                 self._save()
+            if self.problem:
+                self._shelf.drop_empty(self.id)
             os.close(self._fd)
             self._fd = None
 

@@ -25,7 +25,10 @@ _PATTERNS = (
     (r"\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:basic|bearer|digest)\s+)?[^\s\"',;]+",
      rf"\1{GONE}"),
     (r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", rf"\1 {GONE}"),
-    (r"([a-z][a-z0-9+.-]{1,20}://[^/\s:@]{0,256}):[^/\s@]{1,1024}@", rf"\1:{GONE}@"),
+    (r"([a-z][a-z0-9+.-]{1,20}://[^/\s:@]{0,256}):[^/\s]{1,1024}@", rf"\1:{GONE}@"),
+    # As curl takes it; a number is a group's.
+    (r"((?<!\S)(?:-[uU]|--(?:proxy-)?user)(?:\s+|=)[\"']?[^\s:\"'/]{1,256}):(?!\d+(?:\s|$))[^\s\"']{1,1024}",
+     rf"\1:{GONE}"),
     (rf"({_NAMED}\\?[\"']?\s{{0,4}}[=:]\s{{0,4}}(?:\\\")?){_VALUE}", rf"\1{GONE}"),
     (rf"((?<!\S)--?[\w-]*(?:{_NAMES})[\w-]*\s+)(?!-){_VALUE}", rf"\1{GONE}"),
     (r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|\bxox[a-z]-[A-Za-z0-9-]{10,}"

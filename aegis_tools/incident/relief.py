@@ -8,7 +8,8 @@ last comes after it, with the lock (``control.hostmode.switch``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from aegis_tools.control.live import Live
@@ -80,7 +81,7 @@ def relieve(
 def _relieve(
     live: Live, after_ns: int, rule: str, settled_ns: Callable[[], int], *, dry_run: bool
 ) -> Relief:
-    was, trouble, found = read_mode(live), "", dict[int, tuple[int, int]]()
+    was, trouble, found, settled = read_mode(live), "", dict[int, tuple[int, int]](), 0
     try:
         found = refusers(live, after_ns, number_of(rule) if rule else 0)
         lost = not found and not rule and bool(live.stats()[Stat.HITS_LOST])
@@ -92,6 +93,8 @@ def _relieve(
     if was is Mode.AUDIT or not refusing or dry_run:
         return Relief(True, was, refusing, refusers=found, trouble=trouble)
     set_mode(live, Mode.AUDIT)
+    with suppress(AegisError, OSError):  # more were refused while the records were read
+        found = refusers(live, max(after_ns, settled), number_of(rule) if rule else 0)
     return Relief(True, was, True, True, found, trouble)
 
 
@@ -129,3 +132,15 @@ def number_of(rule: str) -> int:
     if not head and len(number) == 16 and all(c in "0123456789abcdef" for c in number):
         return int(number, 16)
     return uid_of(rule)
+
+
+def settled_ns(records: Iterable[Mapping[str, object]], boot: str) -> int:
+    """Return up to when refusals were looked into before, on the clock of this boot; 0 = never.
+
+    Args:
+        records: The facts of earlier incidents, newest first.
+        boot: Which boot it is.
+    """
+    values = (facts.get("settled") for facts in records)
+    newest = next((value for value in values if isinstance(value, dict)), {})
+    return int(newest["ns"]) if newest.get("boot") == boot else 0

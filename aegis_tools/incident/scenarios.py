@@ -260,9 +260,9 @@ def _crash_loop(facts: Facts) -> Iterator[Finding]:
                     "record of why is damaged", facts.held_meaning, *_agent_lines(facts),
                     "nothing is refused until you resume")  # fmt: skip
     unit = next((one for one in facts.units if one.name == AGENT_UNIT), None)
-    if unit is not None and unit.sub in _AGENT_FAULTS:
-        yield _find("crash-loop", "high", "the agent dies and is started again and again"
-                    if unit.sub == "auto-restart" else "the agent's service has failed",
+    if unit is not None and (unit.sub in _AGENT_FAULTS or unit.starts_again):
+        yield _find("crash-loop", "high", "the agent's service has failed"
+                    if unit.sub == "failed" else "the agent dies and is started again and again",
                     *_agent_lines(facts))  # fmt: skip
     elif facts.starts > LIMIT and not facts.agent.get("running"):
         yield _find("crash-loop", "high", f"the agent was started {facts.starts} times lately and "
@@ -347,8 +347,11 @@ def _map_full(facts: Facts) -> Iterator[Finding]:
     full = [name for share, name, _, _ in shares if share >= 1]
     refused = _no_room(facts)
     if refused:
+        command = "aegisbpf incident map-full"
+        if refused.startswith("policy"):  # which does not fit, however empty the maps are
+            command += " --policy FILE"
         yield _find("map-full", "medium", "the last change was refused: it does not fit into the "
-                    "maps", refused, *lines)  # fmt: skip
+                    "maps", refused, *lines, command=command)  # fmt: skip
     if full:
         severity = "medium" if any(name not in _COUNT_ONLY for name in full) else "low"
         yield _find("map-full", severity, f"full: {', '.join(full)}", *lines,

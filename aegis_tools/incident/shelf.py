@@ -1,5 +1,7 @@
 """Where records are kept: ``/var/lib/aegisbpf/incidents/<id>/record.json``, evidence beside it.
 
+The script that breaks the glass leaves a ``record.txt`` instead (``incident.glass``).
+
 Who writes a record holds an ``flock`` on its folder, so two runs never write the same one; the
 kernel lets go of it when the run dies, however it dies.
 """
@@ -12,11 +14,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aegis_tools.control import files
 from aegis_tools.errors import StateError, UsageError
-from aegis_tools.incident import content
+from aegis_tools.incident import content, glass
 from aegis_tools.incident.content import Content
 from aegis_tools.paths import Paths
 
@@ -94,12 +97,14 @@ class Shelf:
                 f"there is no incident {files.printable(identifier, 80)}",
                 hint="run: aegisbpf incident list",
             )
+        name, limit, parse = RECORD, content.MAX_JSON, content.parse
+        if _is_of(identifier, glass.SCENARIO) and not files.exists(folder / RECORD):
+            name, limit, parse = glass.RECORD, glass.MAX_BYTES, partial(glass.parse, identifier)
         data = files.read_limited(
-            folder / RECORD, content.MAX_JSON, what=_WHAT,
-            owners={0, os.geteuid()}, forbid=files.OTHERS_WRITE,
-        )  # fmt: skip
+            folder / name, limit, what=_WHAT, owners={0, os.geteuid()}, forbid=files.OTHERS_WRITE
+        )
         try:
-            found = content.parse(data)
+            found = parse(data)
         except ValueError as error:
             raise StateError(
                 f"the {_WHAT} {identifier} is damaged", hint=files.IN_THE_WAY,
@@ -123,15 +128,15 @@ class Shelf:
             except (StateError, UsageError) as error:
                 yield Found(identifier, None, error.message)
 
-    def open_ones(self, scenario: str, *, since: float) -> Iterator[Content]:
-        """Yield the records of a scenario that have not ended and began later, newest first."""
+    def open_ones(self, scenario: str, *, since: float, until: float) -> Iterator[Content]:
+        """Yield the records of a scenario that have not ended and began then, newest first."""
         with contextlib.suppress(StateError):
             for identifier in self.ids():
                 if not _is_of(identifier, scenario):
                     continue
                 with contextlib.suppress(StateError, UsageError):
                     found = self.read(identifier)
-                    if found.open and found.scenario == scenario and found.began >= since:
+                    if found.open and found.scenario == scenario and since <= found.began <= until:
                         yield found
 
     def claim(self, identifier: str) -> int | None:
@@ -213,6 +218,13 @@ class Shelf:
             for folder in (self.folder(identifier), self.folder(identifier) / EVIDENCE):
                 if folder.is_dir() and not folder.is_symlink():
                     files.remove_leftovers(folder)
+
+    def drop_empty(self, identifier: str) -> None:
+        """Remove the folder of a record of which nothing could be written. The caller has it."""
+        self.tidy(identifier)
+        for folder in (self.folder(identifier) / EVIDENCE, self.folder(identifier)):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def prune(self, keep: str) -> list[str]:
         """Remove the oldest while there are too many or too much; return the ids of those.

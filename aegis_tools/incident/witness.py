@@ -211,15 +211,3 @@ def met(before: Mapping[int, tuple[int, int, int]], live: Live) -> dict[int, int
     now = live.hits()
     rose = {uid: sum(n[:2]) - sum(before.get(uid, (0, 0))[:2]) for uid, n in now.items()}
     return {uid: count for uid, count in rose.items() if count > 0}
-
-
-def settled_ns(records: Iterable[Mapping[str, object]], boot: str) -> int:
-    """Return up to when refusals were looked into before, on the clock of this boot; 0 = never.
-
-    Args:
-        records: The facts of earlier incidents, newest first.
-        boot: Which boot it is.
-    """
-    values = (facts.get("settled") for facts in records)
-    newest = next((value for value in values if isinstance(value, dict)), {})
-    return int(newest["ns"]) if newest.get("boot") == boot else 0

@@ -31,21 +31,23 @@ def mount_point() -> Path | None:
 def cgroup_id(text: str) -> int | None:
     """Return the id of ``/system.slice/x.service``, of its full path, or of ``cgid:N``.
 
-    None where there is no such cgroup.
+    None where there is no such cgroup. A folder elsewhere is none: its number may be that of one.
     """
     if text.startswith("cgid:"):
         number = text[5:]
         return int(number) if number.isdecimal() and 0 < int(number) < 1 << 64 else None
     base = mount_point()
-    if base is None:
+    if base is None or not text:
         return None
     path = Path(text)
     if not path.is_relative_to(base):
         path = base / text.lstrip("/")
     try:
-        return path.stat().st_ino if path.is_dir() else None
-    except OSError:
+        found = path.stat()
+        is_cgroup = path.is_dir() and found.st_dev == base.stat().st_dev
+    except (OSError, ValueError):
         return None
+    return found.st_ino if is_cgroup else None
 
 
 def cgroup_ids(texts: Iterable[str]) -> dict[str, int]:

@@ -196,10 +196,13 @@ def build(
     for part in ("premade", "maps", "progs", "links"):
         staging.path(part).mkdir(parents=True, mode=0o700)
     pins.base.chmod(0o700)
-    reason = fallback or _load_lsm(staging, options, objects, runner)
+    reason, words = (fallback, "") if fallback else _load_lsm(staging, options, objects, runner)
     if reason:
         if require_lsm:
-            raise KernelError(f"cannot enforce: {reason}", hint="run: aegisbpf health")
+            hint = "run: aegisbpf health"
+            if words:
+                hint = "its words: aegisbpf --verbose load --require-lsm; a container may not load"
+            raise KernelError(f"cannot enforce: {reason}", hint=hint, detail=words)
         _load_object(staging, FALLBACK_OBJECT, options, objects, runner)
     load_keys(staging, objects, runner)
     _configure(staging, options)
@@ -225,8 +228,10 @@ def object_name(*, fallback: bool, objects: Path = OBJECTS) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def _load_lsm(staging: Pins, options: LoadOptions, objects: Path, runner: Runner) -> str:
-    """Load the LSM hooks; return why not where this kernel refuses LSM programs as such."""
+def _load_lsm(
+    staging: Pins, options: LoadOptions, objects: Path, runner: Runner
+) -> tuple[str, str]:
+    """Load the LSM hooks; return why not, and its words, where a kernel refuses them as such."""
     try:
         _load_object(staging, LSM_OBJECT, options, objects, runner)
     except CommandError as error:
@@ -235,9 +240,9 @@ def _load_lsm(staging: Pins, options: LoadOptions, objects: Path, runner: Runner
             for part in ("premade", "maps", "progs"):
                 for name in staging.names(part):
                     staging.remove(part, name)
-            return "this kernel refuses BPF LSM programs"
+            return "this kernel refuses BPF LSM programs", output
         raise refused(error) from None
-    return ""
+    return "", ""
 
 
 def refused(error: CommandError) -> KernelError:
@@ -260,7 +265,7 @@ def _load_object(
             "name", "events"])  # fmt: skip
     runner([*create, hits, "type", "hash", "key", "8", "value", "24", "entries",
             str(options.max_hits), "name", "rule_hits", "flags", "1"])  # fmt: skip
-    with _without_dots(staging.base) as base:
+    with without_dots(staging.base) as base:
         runner(["bpftool", "prog", "loadall", path, str(staging.path("progs")),
                 "map", "name", "events", "pinned", events,
                 "map", "name", "rule_hits", "pinned", hits,
@@ -268,7 +273,7 @@ def _load_object(
 
 
 @contextlib.contextmanager
-def _without_dots(folder: Path) -> Iterator[Path]:
+def without_dots(folder: Path) -> Iterator[Path]:
     """Yield another name of a folder where its own has a dot.
 
     libbpf makes a path of its own of the one that maps are to be pinned at: each dot becomes an

@@ -72,9 +72,18 @@ class RingBuffer:
         return self._map.fd
 
     @property
+    def consumed(self) -> int:
+        """Bytes that were read since the ring was made."""
+        return self._consumer[0]
+
+    @property
     def pending(self) -> int:
         """Bytes that wait to be read."""
         return (self._producer[0] - self._consumer[0]) % _POSITION
+
+    def discard(self) -> None:
+        """Give the room of all records back, unread."""
+        self._consumer[0] = self._producer[0]
 
     def read(self, limit: int) -> list[bytes]:
         """Return up to ``limit`` records, oldest first, and give their room back."""

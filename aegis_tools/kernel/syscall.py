@@ -234,6 +234,17 @@ def attach(program_fd: int) -> int:
     return bpf(RAW_TRACEPOINT_OPEN, struct.pack("QII", 0, program_fd, 0))
 
 
+def link_cgroup(program_fd: int, cgroup_fd: int, kind: int) -> int:
+    """Attach a program to a cgroup beside others that are there, and return the link (5.7).
+
+    Args:
+        program_fd: The program.
+        cgroup_fd: The folder of the cgroup, opened.
+        kind: BPF_CGROUP_INET_INGRESS and so on.
+    """
+    return bpf(LINK_CREATE, struct.pack("IIII", program_fd, cgroup_fd, kind, 0))
+
+
 def open_task_iterator(program_fd: int, pid: int) -> int:
     """Return a descriptor to read a ``task_file`` iterator from.
 
@@ -293,9 +304,10 @@ def program_name(fd: int) -> tuple[int, str]:
 
 
 def program_info(fd: int) -> dict[str, int]:
-    """Return ``id``, ``run_time_ns``, ``run_cnt`` and ``verified_insns`` of a program.
+    """Return ``id``, ``run_time_ns``, ``run_cnt`` and the like of a program.
 
-    ``verified_insns`` is 0 before 5.16. Offsets: struct bpf_prog_info.
+    ``recursion_misses`` is how often it was not run because it ran on that CPU already; 0 before
+    5.12. ``verified_insns`` is 0 before 5.16. Offsets: struct bpf_prog_info.
     """
     info = ctypes.create_string_buffer(232)
     bpf(OBJ_GET_INFO_BY_FD, struct.pack("IIQ", fd, len(info), _address(info)))
@@ -303,6 +315,7 @@ def program_info(fd: int) -> dict[str, int]:
         "id": struct.unpack_from("I", info, 4)[0],
         "run_time_ns": struct.unpack_from("Q", info, 192)[0],
         "run_cnt": struct.unpack_from("Q", info, 200)[0],
+        "recursion_misses": struct.unpack_from("Q", info, 208)[0],
         "verified_insns": struct.unpack_from("I", info, 216)[0],
     }
 

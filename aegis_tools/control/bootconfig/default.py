@@ -91,7 +91,8 @@ def take_back(paths: Paths, runner: Runner, check: Callable[[Entry | None], None
 
 
 def undo_disable(paths: Paths, facts: Facts, runner: Runner) -> None:
-    """Take away the ``aegisbpf.disable=1`` that scripts/break-glass gave the boot loader.
+    """Take away the ``aegisbpf.disable=1`` that playbooks/break_glass.yml gave the boot
+    loader.
 
     Raises:
         AegisError: It failed, and everything is as it was.

@@ -34,10 +34,11 @@ def check_rules(paths: Paths, rules: Rules, identify: Identify) -> list[Refusal]
         CommandError: The host could not be searched.
     """
 
-    def name_of(uid: int) -> str:
-        return rules.names.get(uid.to_bytes(8, "little"), f"unknown:{uid:016x}")
+    return check_maps(paths, rules.maps, identify, _name_in(rules))
 
-    return check_maps(paths, rules.maps, identify, name_of)
+
+def _name_in(rules: Rules) -> NameOf:
+    return lambda uid: rules.names.get(uid.to_bytes(8, "little"), f"unknown:{uid:016x}")
 
 
 def check_live(
@@ -55,23 +56,39 @@ def check_live(
 def check_added(paths: Paths, added: Sequence[Rules], identify: Identify) -> list[Refusal]:
     """Return what rules that are to be added by hand deny of what recovery needs.
 
-    Made for one rule: where none of its keys is one of a need's, nothing is searched.
+    Where none of their keys is one of a need's, nothing is searched. Else the needs are looked up
+    once, however many rules there are; each rule is proven by itself, so none hides another.
     """
     network = any(rules.maps[name] for rules in added for name in NET_MAPS)
     if not network and memory.surely_harmless(paths, [rules.maps for rules in added]):
         return []
-    return [found for rules in added for found in check_rules(paths, rules, identify)]
+    from aegis_tools.control.lockout.touch import Touched
+
+    files = any(rules.maps[name] for rules in added for name in FILE_MAPS)
+    needs = Touched(_placed(paths, identify) if files else [])
+    there = peers() if network else []
+    return [
+        found
+        for rules in added
+        for found in _prove(needs.by(rules.maps), there, rules.maps, _name_in(rules))
+    ]
 
 
 def check_maps(paths: Paths, maps: Maps, identify: Identify, name_of: NameOf) -> list[Refusal]:
     """Return what the contents of a slot deny of what recovery needs."""
-    from aegis_tools.control.lockout.prove import prove
-
     files = any(maps.get(name) for name in FILE_MAPS)
     network = any(maps.get(name) for name in NET_MAPS)
-    walk = max((FILE_ENTRY.unpack(e)[5] for e in maps.get("deny_dir_map", {}).values()), default=0)
     placed = _placed(paths, identify) if files else []
-    return prove(placed, peers() if network else [], maps, walk=walk, name_of=name_of)
+    return _prove(placed, peers() if network else [], maps, name_of)
+
+
+def _prove(
+    placed: Iterable[Placed], there: Iterable[Peer], maps: Maps, name_of: NameOf
+) -> list[Refusal]:
+    from aegis_tools.control.lockout.prove import prove
+
+    walk = max((FILE_ENTRY.unpack(e)[5] for e in maps.get("deny_dir_map", {}).values()), default=0)
+    return prove(placed, there, maps, walk=walk, name_of=name_of)
 
 
 def _placed(paths: Paths, identify: Identify) -> list[Placed]:

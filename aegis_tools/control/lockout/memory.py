@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aegis_tools.control.files import ensure_folder, read_if_present, write_atomic
 from aegis_tools.control.lockout import stamps
+from aegis_tools.control.lockout.touch import keys_of_file, keys_of_rules
 from aegis_tools.errors import AegisError
 from aegis_tools.kernel import layout
-from aegis_tools.kernel.layout import FILE_ENTRY
 from aegis_tools.paths import Paths
 
 if TYPE_CHECKING:
     from aegis_tools.control.lockout.model import Maps, Need
     from aegis_tools.control.lockout.placed import Placed
-    from aegis_tools.control.why import File
 
 _LIMIT = 16 << 20
 _SIZE = 16
@@ -34,7 +33,7 @@ def remember(paths: Paths, stamp: dict[str, Any], placed: Sequence[Placed]) -> N
     needs = [[*need[:1], int(need.ops), *need[2:]] for need, _ in placed]
     head = json.dumps(stamp).encode()
     body = json.dumps(needs).encode()
-    digests = b"".join(sorted({d for _, file in placed for d in _digests(file)}))
+    digests = b"".join(sorted({_digest(key) for _, file in placed for key in keys_of_file(file)}))
     try:
         ensure_folder(paths.run, mode=0o755)
         what = "remembered needs"
@@ -71,7 +70,7 @@ def surely_harmless(paths: Paths, found: Iterable[Maps]) -> bool:
     body = _body(paths, "needs.index")
     if body is None or len(body) % _SIZE:
         return False
-    return not any(_holds(body, _digest(key)) for maps in found for key in _keys(maps))
+    return not any(_holds(body, _digest(key)) for maps in found for key in keys_of_rules(maps))
 
 
 def _holds(body: bytes, digest: bytes) -> bool:
@@ -89,28 +88,6 @@ def _body(paths: Paths, name: str) -> bytes | None:
         return body if stamps.holds(json.loads(head)) else None
     except (AegisError, ValueError):
         return None
-
-
-def _keys(maps: Maps) -> Iterator[bytes]:
-    """Yield what a rule's entries are found by, each kind of key with a letter of its own."""
-    for key in maps.get("deny_inode_map", {}):
-        yield b"i" + key
-    for key, entry in maps.get("deny_dir_map", {}).items():
-        if FILE_ENTRY.unpack(entry)[5]:  # without a depth it only says that names follow
-            yield b"d" + key
-    for key in maps.get("deny_path_map", {}):
-        yield b"n" + key
-
-
-def _digests(file: File) -> Iterator[bytes]:
-    if file.inode is not None:
-        yield _digest(b"i" + file.inode.key)
-        yield _digest(b"d" + file.inode.key)
-    for _, inode in file.above:
-        yield _digest(b"d" + inode.key)
-    if file.above:
-        parent, name = file.above[0][1], file.name
-        yield _digest(b"n" + layout.NAME_KEY.pack(parent.ino, parent.dev, len(name), name))
 
 
 def _digest(key: bytes) -> bytes:

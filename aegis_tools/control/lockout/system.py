@@ -27,7 +27,7 @@ TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 STDLIB_SKIPS = frozenset(["__pycache__", "site-packages", "dist-packages", "test", "tests",
                           "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip",
                           "pydoc_data"])  # fmt: skip
-OURS = ("yaml", "_yaml", "nacl", "sh", "prometheus_client", "pyroute2", "shtab", "cffi",
+OURS = ("yaml", "_yaml", "nacl", "sh", "prometheus_client", "pyroute2", "shtab", "jeepney", "cffi",
         "_cffi_backend", "pycparser")  # fmt: skip
 
 
