@@ -4,8 +4,34 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from ansible.errors import AnsibleFilterError
+
+
+def here(value, variable, search=()):
+    """Return where a file on the controller is.
+
+    A relative path begins where the operator stands, as any command's does, and else where Ansible
+    looks (below the playbook). What names two files is refused: the wrong policy is a policy, too.
+
+    Args:
+        value: The path; nothing is returned for none.
+        variable: Which says it.
+        search: The folders in which Ansible looks.
+    """
+    if not value:
+        return value
+    folders = ["", *(part for folder in search for part in (f"{folder}/files", folder))]
+    places = [Path.cwd() / folder / Path(value).expanduser() for folder in folders]
+    found = {}
+    for place in filter(Path.exists, places):
+        found.setdefault(place.resolve(), place)
+    if len(found) == 1:
+        return str(*found.values())
+    told = "names two files:" if found else "there is no"
+    shown = ", ".join(map(str, found.values() or dict.fromkeys(places)))
+    raise AnsibleFilterError(f"{variable}={value}: {told} {shown}; next: write the whole path")
 
 
 def names(value):
@@ -72,5 +98,6 @@ class FilterModule:
     def filters(self):
         """Return filters by their names."""
         return {"aegisbpf_keyid": keyid, "aegisbpf_digest": digest, "aegisbpf_names": names,
+                "aegisbpf_here": here,
                 "aegisbpf_public": public, "aegisbpf_archive": archive,
                 "aegisbpf_serial": serial}  # fmt: skip

@@ -109,6 +109,8 @@ def _run(host, params):
     if host.module.check_mode:
         words.append("--dry-run")
     found = host.ask(*words)
+    for text in found.pop("warnings", []):
+        host.module.warn(text)
     after = [step["message"] for step in found["steps"]
              if step["changes"] and step["state"] in ("done", "would")]  # fmt: skip
     text = "".join(line + "\n" for line in after)

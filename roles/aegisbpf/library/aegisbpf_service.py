@@ -57,6 +57,10 @@ units:
   description: What systemd said of the units before.
   type: dict
   returned: when installed
+monitors:
+  description: Whether the monitors' agent ran, or was to start at boot.
+  type: bool
+  returned: when installed
 """
 
 from pathlib import Path
@@ -70,6 +74,7 @@ from ansible.module_utils.aegisbpf_host import (
 )
 from ansible.module_utils.basic import AnsibleModule
 
+MONITORS = "aegis-monitors.service"
 DROP_IN = Path("/etc/systemd/system/aegisbpf.service.d/50-ansible.conf")
 
 
@@ -110,7 +115,7 @@ def outdated(module, program):
     """Return the units whose process is of another version than the one in use."""
     version = str(Path(program).parent.parent.resolve())
     found = []
-    for unit in ("aegisbpf.service", "aegisbpf-metrics.service"):
+    for unit in ("aegisbpf.service", "aegisbpf-metrics.service", MONITORS):
         _, out, _ = module.run_command(["systemctl", "show", "--property=MainPID", "--value", unit])
         python = read("/proc/" + out.strip() + "/cmdline").split("\0")[0]
         if "/versions/" in python and not python.startswith(version + "/"):
@@ -130,7 +135,9 @@ def work(host):
     old, new = read(DROP_IN), drop_in(host.program, params["agent_options"])
     new_files = [file["path"] for file in files if file["action"] != "keep"]
     enabled = all(unit.get("UnitFileState") == "enabled" for unit in status["units"].values())
+    agent = status.get("optional", {}).get(MONITORS, {})
     result = {
+        "monitors": "active" in agent.values() or "enabled" in agent.values(),
         "changed": bool(new_files or old != new or not status["running"] or not enabled
                         or params["restart"] or outdated(module, host.program)),
         "units": status["units"],
