@@ -21,7 +21,7 @@ help:
 	    'make vm      tests in virtual machines (KERNELS="6.1 7.2" for some)' \
 	    'make system  tests on whole systems: systemd, sshd, GRUB (root)' \
 	    'make molecule  the Ansible role and rollouts on whole systems (root)' \
-	    'make long    what make test leaves out: the runbook on three systems, the demo (root)' \
+	    'make long    what make test leaves out: other scenarios on whole systems, the demo (root)' \
 	    'make bpf     the BPF objects' \
 	    'make fmt     format Python and C' \
 	    'make clean   remove what was built; the kernel cache stays'

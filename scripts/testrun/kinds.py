@@ -39,9 +39,12 @@ class Job(NamedTuple):
 
 
 KINDS = ("check", "unit", "kernel", "vm", "system", "molecule", "long")
-LONG = ("molecule runbook", "system demo")
+LONG = (
+    "molecule boot", "molecule rollout", "molecule runbook",
+    "system demo", "system incident", "system kernel_upgrade",
+)  # fmt: skip
 """What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
-TOGETHER = ("vm", "kernel", "molecule", "system", "long")
+TOGETHER = ("vm", "kernel", "molecule", "system", "long", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
 
@@ -80,7 +83,9 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
     if kind == "check":
         return [Job(kind, (python, "scripts/check", f"--junit={file}"), file)]
     if kind == "unit":
-        return [Job(kind, (*pytest, "-m", "not kernel and not vm and not system"), file)]
+        return [
+            Job(kind, (*pytest, "-m", "not kernel and not vm and not system"), file, quiet=True)
+        ]
     if kind == "kernel":
         return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file, quiet=True)]
     if kind in ("molecule", "system", "long"):

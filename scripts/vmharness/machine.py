@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -129,8 +129,33 @@ def run(kernel: Installed, job: Job) -> Outcome:
     for folder in (*job.shared, job.directory):
         if not folder.is_dir():
             raise HarnessError(f"{folder} is not a folder", hint="name one that exists")
-    with tempfile.TemporaryDirectory(prefix="aegis-vm-") as name:
-        return _Machine(kernel, job, Path(name).resolve()).run()
+
+    def start() -> Outcome:
+        with tempfile.TemporaryDirectory(prefix="aegis-vm-") as name:
+            return _Machine(kernel, job, Path(name).resolve()).run()
+
+    return twice(start, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+class NotBootedError(HarnessError):
+    """The machine ended before anything of ours ran in it."""
+
+
+def twice(start: Callable[[], Outcome], say: Callable[[str], None]) -> Outcome:
+    """Start a machine; one that never came up is started once more, and that is said.
+
+    An emulated processor at times stops at an instruction that the kernel has just patched (an
+    ``int3`` oops in the first seconds, seen with Linux 7.2 in QEMU 7.2): no fault of a test, and
+    none that a test could see, as none has begun.
+
+    Raises:
+        HarnessError: It did not come up the second time, or ended without a status.
+    """
+    try:
+        return start()
+    except NotBootedError as error:
+        say(f"{error.detail}\nvm: the machine did not come up; it is started once more")
+    return start()
 
 
 class _Machine:
@@ -207,7 +232,8 @@ class _Machine:
                 time.sleep(_POLL_SECONDS)
 
     def _ended_early(self) -> HarnessError:
-        return HarnessError(
+        kind = HarnessError if self.boot_seconds else NotBootedError
+        return kind(
             "the machine ended before the command did",
             hint="run again with --verbose for the whole console",
             detail=self._console_tail(),

@@ -19,7 +19,7 @@ RULES = Path(__file__).resolve().parent.parent.parent / "prometheus" / "aegisbpf
 METRICS_PORT = 9635
 HURRY = 15
 """Where a rule waits for five minutes, 20 s have to do."""
-SCRAPE_SECONDS = 2
+SCRAPE_SECONDS = 5
 START_SECONDS = 60
 END_SECONDS = 20
 DURATION = re.compile(r"(for: |\[)(\d+)([mh])\b")

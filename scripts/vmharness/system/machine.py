@@ -23,6 +23,8 @@ from vmharness.system.qemu import Qemu
 LOGIN_SECONDS = 60.0
 BOOT_SECONDS = 900.0
 COMMAND_SECONDS = 180.0
+TOGETHER = ("setpriv", "--pdeathsig", "KILL")
+"""What is begun by this ends with whoever began it."""
 SSH_FAILED = 255
 READ_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 GRUB_CONFIGURATION = "/boot/grub/grub.cfg"
@@ -181,19 +183,15 @@ class Machine:
     def tunnel(self, port: int) -> Iterator[int]:
         """Let a port of this host's loopback lead to one of the machine's, while the block runs.
 
-        Unlike :meth:`forward` it reaches what listens on loopback there.
+        Unlike :meth:`forward` it reaches what listens on loopback there. It outlives a reboot.
         """
         with socket.create_server(("127.0.0.1", 0)) as probe:
             own = int(probe.getsockname()[1])
-        options = [
-            "-N",
-            "-o",
-            "ExitOnForwardFailure=yes",
-            "-L",
-            f"127.0.0.1:{own}:127.0.0.1:{port}",
-        ]
+        options = ["-N", "-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=5"]
+        options += ["-L", f"127.0.0.1:{own}:127.0.0.1:{port}"]
+        again = ["sh", "-c", 'while :; do "$@"; sleep 1; done', "sh"]
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *self._ssh("root", None), *options],
+            [*TOGETHER, *again, *TOGETHER, *self._ssh("root", None), *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -333,7 +331,7 @@ class Machine:
             socket.unlink(missing_ok=True)
             arguments = self._ssh(user, socket)
             self.kept[user] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *arguments, "-M", "-N"],
+                [*TOGETHER, *arguments, "-M", "-N"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
