@@ -166,6 +166,25 @@ def test_a_reload_opens_its_files_anew_and_loses_no_event(
     assert len((folder / "moved").read_bytes().splitlines()) == 1
 
 
+def test_it_reads_on_where_larger_maps_take_the_place_of_its_own(
+    paths: Paths, tmp_path: Path, agent: Callable[..., Agent]
+) -> None:
+    secret, one = deny(paths, tmp_path), agent()
+    words = ("load", "--replace", "--max-deny-inodes", "99")
+    assert run(["--root", str(paths.root), *words]) == 0
+    one.wait_for("RELOADING=1")
+    one.wait_for("READY=1")
+    assert (read_heartbeat(paths) or {})["pid"] == one.process.pid
+    subprocess.run(["/bin/cat", str(secret)], check=True, stdout=subprocess.DEVNULL)
+    assert run(["--root", str(paths.root), "load", "--replace", "--max-deny-inodes", "98"]) == 0
+    one.wait_for("RELOADING=1")
+    one.wait_for("READY=1")
+    out, err = one.end()
+    assert [json.loads(line)["comm"] for line in out.splitlines()] == ["cat"], err
+    assert b"the maps were replaced" in err
+    assert not [text for text in one.told if text.startswith("STOPPING")]
+
+
 def test_the_fifth_start_without_an_orderly_end_puts_the_host_into_audit(
     paths: Paths, pins: Pins, agent: Callable[..., Agent]
 ) -> None:

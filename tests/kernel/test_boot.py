@@ -70,6 +70,62 @@ def test_a_boot_brings_back_policy_and_sizes_and_a_second_one_changes_nothing(
     assert [e["action"] for e in machine("history")["entries"]].count("boot") == 1
 
 
+@pytest.fixture
+def rules(machine: Machine, tmp_path: Path) -> Path:
+    """Apply a policy of two rules, of which one starts in audit."""
+    (tmp_path / "policy.yaml").write_text(
+        "version: 1\nrules:\n  - {id: r1, ip: 203.0.113.1}\n"
+        "  - {id: r2, ip: 203.0.113.2}\n  - {id: r3, ip: 203.0.113.3, mode: audit}\n"
+    )
+    machine("policy", "apply", tmp_path / "policy.yaml")
+    return tmp_path / "policy.yaml"
+
+
+def modes(machine: Machine) -> dict[str, str]:
+    return {row["rule"]: row["mode"] for row in machine("rule", "list")["rules"]}
+
+
+def test_a_demotion_outlives_reboots_until_it_is_taken_back_and_a_promotion_does_not(
+    machine: Machine, rules: Path
+) -> None:
+    machine("rule", "demote", "r1")
+    machine("rule", "promote", "r3")
+    for _ in range(2):
+        machine.reboot()
+        done = machine("boot")
+        assert done["notes"] == ["demoted by hand, so only audited: r1"]
+        assert modes(machine) == {"r1": "audit", "r2": "enforce", "r3": "audit"}
+    assert machine("boot")["changed"] is False
+    machine("policy", "apply", rules)
+    machine.reboot()
+    assert machine("boot")["notes"], "an apply keeps it"
+
+    machine("rule", "promote", "r1", "--force")
+    machine.reboot()
+    assert machine("boot")["notes"] == []
+    machine("rule", "demote", "r1")
+    machine("policy", "apply", rules, "--reset")
+    machine.reboot()
+    machine("boot")
+    assert modes(machine)["r1"] == "enforce"
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_reboot_takes_an_unconfirmed_promotion_of_a_demoted_rule_back(machine: Machine) -> None:
+    machine("rule", "demote", "r1")
+    machine("rule", "promote", "r1", "--force", "--confirm-within", "1h", "--no-probe")
+    machine("rule", "demote", "r2")
+    machine.reboot()
+    machine("boot")
+    assert modes(machine) == {"r1": "audit", "r2": "audit", "r3": "audit"}
+
+    machine("rule", "promote", "r1", "--force", "--confirm-within", "1h", "--no-probe")
+    machine("policy", "confirm")
+    machine.reboot()
+    machine("boot")
+    assert modes(machine)["r1"] == "enforce"
+
+
 def test_a_change_that_was_not_confirmed_before_the_reboot_is_gone(
     machine: Machine, files: dict[str, Path]
 ) -> None:

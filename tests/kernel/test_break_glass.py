@@ -7,12 +7,15 @@ import json
 import os
 import pty
 import select
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "break-glass"
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "scripts" / "break-glass"
 SHELLS = ("dash", "bash", "busybox sh")
 UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SHOWS": "0"}
@@ -41,17 +44,18 @@ def glass(shell: str, prepare: str = "", *, options: str = "", then: str = "") -
         text=True,
         check=False,
         env=ENVIRONMENT,
+        cwd=REPOSITORY,
     )
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", [*SHELLS, "dash -efuC", "bash -efuC"])
 def test_every_shell_ends_it_marks_it_holds_it_and_records_it(shell: str) -> None:
     status, told = glass(
         shell,
         'echo \'{"mode":"enforce"}\' > /var/lib/aegisbpf/boot.json',
         then="ls /sys/fs/bpf /etc /run; cat /var/lib/aegisbpf/fallback.json"
-        " /var/lib/aegisbpf/incidents/*",
+        " /var/lib/aegisbpf/incidents/*/record.txt",
     )
     assert status == 0, told
     assert "the hooks are switched off" in told
@@ -109,8 +113,102 @@ def test_the_stored_policy_says_what_to_try(shell: str, kind: str, tmp_path: Pat
 def test_looking_changes_nothing() -> None:
     status, told = glass("dash", options="-n", then="ls /sys/fs/bpf /etc /run /var/lib/aegisbpf")
     assert status == 0, told
-    assert "loaded: /sys/fs/bpf/aegis" in told
+    assert "is there: /sys/fs/bpf/aegis" in told
     assert "disable" not in told
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_its_record_is_an_incident_whatever_the_files_are_called(shell: str) -> None:
+    names = "/srv/\"a'\\b%s$(x)\n" + "`y`\x1b[31m"
+    status, told = glass(
+        shell,
+        "mount -t tmpfs tmpfs /srv; chmod 755 /var/lib",
+        options=f"{shlex.quote(names)} /srv",
+        then=f"{sys.executable} -m aegis_tools incident show last --json",
+    )
+    assert status == 0, told
+    found = json.loads(told.splitlines()[-1])
+    assert (found["scenario"], found["result"], found["ended"] is None) == (
+        "break-glass", "recovered", False,
+    )  # fmt: skip
+    assert found["host"] == os.uname().nodename
+    assert found["kernel"] == os.uname().release
+    lines = [one["message"] for one in found["actions"]]
+    assert lines[0] == "broke the glass"
+    assert "the hooks are switched off" in lines
+    assert lines[-1].startswith("ENDED, and proven")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_hostile_name_that_is_refused_is_recorded_harmlessly(shell: str, tmp_path: Path) -> None:
+    path = tmp_path / "\"a'\\b%s$(x)`y`\x1b[31m ENDED, and proven"
+    path.touch()
+    status, told = glass(
+        shell,
+        f"chmod 755 /var/lib; chattr +i {shlex.quote(str(path))}",
+        options=shlex.quote(str(path)),
+        then=f"chattr -i {shlex.quote(str(path))};"
+        f"{sys.executable} -m aegis_tools incident show last --json",
+    )
+    assert status == 2, told
+    found = json.loads(told.splitlines()[-1])
+    assert found["result"] == "not-recovered"
+    (line,) = [one["message"] for one in found["actions"] if "STILL" in one["message"]]
+    assert line == f"STILL REFUSED: {path}".replace("\x1b", "\\x1b")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_another_hold_stays(shell: str) -> None:
+    _, told = glass(
+        shell,
+        'echo \'{"reason":"lockout"}\' > /var/lib/aegisbpf/fallback.json',
+        then="cat /var/lib/aegisbpf/fallback.json",
+    )
+    assert told.endswith('{"reason":"lockout"}\n')
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("option", ["-b", "--help", "-x"])
+def test_an_option_that_is_none_breaks_nothing(shell: str, option: str) -> None:
+    status, told = glass(shell, options=option, then="ls /sys/fs/bpf /etc /run")
+    assert status == 3, told
+    assert "break_glass [-n] [FILE...]" in told
+    assert "aegis\n" in told
+    assert "disable" not in told
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("signal", ["INT", "KILL", "TERM"])
+def test_a_rule_that_kills_who_opens_is_a_refusal(shell: str, signal: str, tmp_path: Path) -> None:
+    # As the kernel does it: the signal, then the error.
+    killed = f"""(kill -{signal} $(exec sh -c 'echo $PPID'); echo not permitted >&2; false)"""
+    script = SCRIPT.read_text().replace('(: < "$1")', killed)
+    for text, told in ((script, "refused"), (SCRIPT.read_text(), "opens")):
+        (tmp_path / "script").write_text(text)
+        done = subprocess.run(
+            ["env", "--default-signal=INT", *shell.split(), str(tmp_path / "script"), "-n",
+             "/etc/hosts"],
+            capture_output=True, text=True, check=True, env=ENVIRONMENT,
+        )  # fmt: skip
+        assert f"{told}: /etc/hosts\n" in done.stdout
+
+
+def test_who_is_not_root_is_told_so() -> None:
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", SCRIPT.read_text()],
+        capture_output=True, text=True, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "not root: run it with sudo\n")
+
+
+def test_two_within_a_second_are_both_recorded() -> None:
+    clock = "printf '#!/bin/sh\\necho 20261121T170102Z\\n' > /run/d; chmod +x /run/d;"
+    _, told = glass(
+        "dash",
+        f"{clock} mount --bind /run/d $(command -v date); dash {SCRIPT}",
+        then="cat /var/lib/aegisbpf/incidents/*/record.txt",
+    )
+    assert told.count("ENDED, and proven") == 4
 
 
 def test_without_anything_that_unlinks_the_file_system_is_unmounted() -> None:
@@ -130,7 +228,7 @@ def test_pins_of_others_are_not_taken_along() -> None:
     )
     status, told = glass("dash", hide, then="ls /sys/fs/bpf")
     assert status == 2, told
-    assert "takes those of others with it: theirs" in told
+    assert "takes them, and others with them: theirs" in told
     assert {"aegis", "theirs"} <= set(told.splitlines())
 
 

@@ -62,7 +62,15 @@ def typed(host: Controller, line: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "document", ["seed-conformance.md", "operating.md", "runbook.md", "events.md", "metrics.md"]
+    "document",
+    [
+        "seed-conformance.md",
+        "operating.md",
+        "runbook.md",
+        "events.md",
+        "metrics.md",
+        "monitors.md",
+    ],
 )
 def test_every_line_of_a_document_runs_as_written(document: str, host: Controller) -> None:
     if document in HAS_A_POLICY:

@@ -246,6 +246,31 @@ def test_a_full_map_is_named_and_the_rule_is_not_half_there(host: Host, tmp_path
     host.check()
 
 
+def test_many_targets_are_one_line_of_the_history(host: Host, tmp_path: Path) -> None:
+    targets = [tmp_path / f"f{n}" for n in range(40)]
+    host("block", "add", *targets)
+    host("block", "del", *targets)
+    told = [(one["action"], one["counts"]) for one in host("history")["entries"]]
+    assert told == [("block del", {"removed": 40}), ("block add", {"added": 40})]
+
+
+def test_what_was_added_before_the_map_was_full_is_told_and_in_the_history(
+    host: Host, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.conf"
+    policy.write_text("version=1\n[deny_inode]\n" + "\n".join(f"1:{n}" for n in range(3, 513)))
+    host("policy", "apply", policy)
+    refused = host("block", "add", "2:1", "2:2", "2:3", "2:4", code=6)
+    added = ["manual:inode:2:1", "manual:inode:2:2"]
+    assert refused["added"] == added
+    assert "; 2 of 4 rules were added before" in refused["message"]
+    assert sorted(host.check()["added"]) == added
+    last = host("history")["entries"][0]
+    assert (last["action"], last["result"], last["counts"]) == ("block add", "kernel", {"added": 2})
+    assert last["note"] == ", ".join(added)
+    host("block", "del", "2:1", "2:2")
+
+
 def test_a_narrow_network_keeps_what_the_wide_one_denies(host: Host) -> None:
     host("network", "deny", "add", "--cidr", "198.51.100.0/24", "--mode", "audit")
     host("network", "deny", "add", "--cidr", "198.51.0.0/16")

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -198,6 +199,11 @@ def versions(controller: Changes) -> list[str]:
     return [current[-1] + ("" if set(name) - {"0"} else "!") for current, name in found]
 
 
+def fates(told: str) -> set[str]:
+    """Return what a playbook says became of the hosts of its last wave."""
+    return set(re.findall(r"\(([^()]*\b(?:version|changed)\b[^()]*)\)", told))
+
+
 def test_an_upgrade_ends_at_a_host_that_fails_and_goes_on_where_it_stopped(
     controller: Changes,
 ) -> None:
@@ -208,6 +214,12 @@ def test_an_upgrade_ends_at_a_host_that_fails_and_goes_on_where_it_stopped(
     told = controller.play("upgrade", status=2, **new)
     assert "did not accept the BPF programs" in told
     assert versions(controller) == ["a", "0", "0"], "back, and its own object again"
+    assert fates(told) == {"back to the version before"}
+    controller.on(2, "block", "add", "/srv/waits", "--confirm-within", "10m")
+    told = controller.play("upgrade", status=2, **new)
+    assert "h002 is in no state to be upgraded: a change waits" in told
+    assert fates(told) == {"nothing was changed"}
+    controller.on(2, "policy", "revert")
     archive(controller, "a", {2: good})
     controller.play("upgrade", **new)
     assert versions(controller) == ["a"] * HOSTS

@@ -45,5 +45,6 @@ def test_a_host_cannot_choose_where_its_record_is_written(
     command["args"] += ["-e", json.dumps(given)]
     done = subprocess.run(**command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped=3" in done.stdout
+    assert "changed=0" in done.stdout
+    assert "skipped=4" in done.stdout, "read, folder, record and answer"
     assert not (tmp_path / "in").exists()

@@ -79,9 +79,14 @@ def test_hosts_that_refuse_what_they_should_not_recover_and_another_is_left_alon
     begin(controller, {1: 50, 2: 50})
     told = play(controller, "runbook_blocking", "--check", "--diff")
     assert "set the mode to audit" in told
+    assert "would be recovered: dry run, nothing was changed" in told
     assert [mode(controller, n) for n in NUMBERS] == ["enforce"] * HOSTS
     assert [rules(controller, n) for n in NUMBERS] == [{WRONG, RIGHT}] * HOSTS
-    play(controller, "runbook_blocking")
+    told = play(controller, "runbook_blocking")
+    assert "recovered: nothing is refused any more" in told
+    assert "next: aegisbpf incident blocking --reenforce" in told
+    assert "- 'nothing to do: no rule has refused anything lately" in told
+    assert "DEPRECATION" not in told
     assert [mode(controller, n) for n in NUMBERS] == ["audit", "audit", "enforce"]
     assert [rules(controller, n) for n in NUMBERS] == [{RIGHT}, {RIGHT}, {WRONG, RIGHT}]
     for number in (1, 2):

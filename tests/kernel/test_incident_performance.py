@@ -120,6 +120,7 @@ def test_a_storm_is_sampled_then_given_room_and_told_of_whole_again(
     assert last["comparison"]["dropped_per_second"]["before"] > 0
     assert last["comparison"]["dropped_per_second"]["after"] == 0
     assert last["record"]["result"] == "recovered"
+    assert not [one for one in last["record"]["follow_ups"] if "ring" in one], last["record"]
     assert not stormy.paths.sampling.exists()
     kept = stormy("boot", "--dry-run")
     assert kept["digest"]

@@ -14,6 +14,8 @@ from kernel_support import TEST_OBJECTS
 
 from aegis_tools.kernel import layout
 from aegis_tools.kernel.loader import OBJECTS
+from aegis_tools.monitors import layout as monitors
+from aegis_tools.monitors.registry import MONITORS, Monitor
 from aegis_tools.policy.model import MAX_DEPTH, Op
 
 STRUCTS = {
@@ -35,6 +37,24 @@ STRUCTS = {
     "slot_info": layout.SLOT_INFO,
     "event": layout.EVENT,
     "inode_id": layout.INODE_ID,
+}
+
+
+def _event(tail: struct.Struct) -> struct.Struct:
+    return struct.Struct(monitors.HEAD.format + tail.format)
+
+
+MONITOR_STRUCTS = {
+    "monitor_comm": struct.Struct("16s"),
+    "monitor_head": monitors.HEAD,
+    "monitor_filter": monitors.FILTER,
+    "process_event": _event(monitors.PROCESS),
+    "filesystem_event": _event(monitors.FILESYSTEM),
+    "network_event": _event(monitors.NETWORK),
+    "memory_event": _event(monitors.MEMORY),
+    "memory_key": monitors.MEMORY_KEY,
+    "memory_total": monitors.MEMORY_TOTAL,
+    "disk_io_event": _event(monitors.DISK_IO),
 }
 CONSTANTS = {
     "ABI_LAYOUT": layout.LAYOUT,
@@ -222,3 +242,47 @@ def test_constants_are_those_of_the_header(abi: Btf) -> None:
 
 def test_every_policy_map_has_a_place_in_slot_info() -> None:
     assert len(layout.POLICY_MAPS) <= len(layout.SlotInfo().entries)
+
+
+@pytest.fixture(scope="module")
+def monitor_abi(built: None) -> Btf:
+    del built
+    return Btf.of(TEST_OBJECTS / "monitor_abi.bpf.o")
+
+
+@pytest.mark.parametrize("name", MONITOR_STRUCTS)
+def test_a_monitors_struct_is_that_of_the_compiler(monitor_abi: Btf, name: str) -> None:
+    assert differences(monitor_abi, name, MONITOR_STRUCTS[name]) == []
+
+
+def test_every_struct_of_the_monitors_is_compared() -> None:
+    header = TEST_OBJECTS.parent.parent / "bpf/monitors/monitor.h"
+    found = re.findall(r"^struct (\w+) \{", header.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(found) == set(MONITOR_STRUCTS)
+
+
+@pytest.mark.parametrize("monitor", MONITORS.values(), ids=lambda monitor: monitor.name)
+def test_the_types_of_a_monitors_records_are_those_of_the_header(
+    monitor_abi: Btf, monitor: Monitor
+) -> None:
+    stem = monitor.name.removesuffix("-monitor").replace("-", "_")
+    theirs = {
+        number: name.removeprefix(f"{stem.upper()}_").lower().replace("_", "-")
+        for name, number in monitor_abi.enum(f"{stem}_type").items()
+    }
+    assert theirs == monitor.types
+
+
+def test_the_monitors_counters_and_constants_are_those_of_the_header(monitor_abi: Btf) -> None:
+    stats = {
+        name.removeprefix("MONITOR_"): n for name, n in monitor_abi.enum("monitor_stat").items()
+    }
+    assert stats.pop("STATS_MAX") == len(stats)
+    assert stats == {stat.name: stat.value for stat in monitors.Stat}
+    assert monitor_abi.enum("abi_constant") == {
+        "ABI_COMM": monitors.COMM,
+        "ABI_PATH": monitors.PATH,
+        "ABI_ARGS": monitors.ARGS,
+        "ABI_CUT": monitors.CUT,
+        "ABI_NOT_CAUSE": monitors.NOT_CAUSE,
+    }

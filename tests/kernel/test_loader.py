@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,19 @@ def test_the_fallback_is_refused_where_enforcement_is_required(pins: Pins) -> No
     with pytest.raises(KernelError, match="cannot enforce"):
         loader.load(pins, NO_LSM, LoadOptions(), require_lsm=True)
     assert not pins.base.exists()
+
+
+def test_what_a_kernel_says_that_refuses_all_of_them_can_be_read(pins: Pins) -> None:
+    def refusing(argv: Sequence[str], *, timeout: float = 60) -> str:
+        if "loadall" in argv:
+            raise CommandError("bpftool failed", detail="load failed: Operation not permitted")
+        return run(argv, timeout=timeout)
+
+    features = replace(NO_LSM, lsms=("capability", "bpf"))
+    with pytest.raises(KernelError, match="refuses BPF LSM programs") as caught:
+        loader.load(pins, features, LoadOptions(), require_lsm=True, runner=refusing)
+    assert caught.value.detail == "load failed: Operation not permitted"
+    assert "--verbose" in caught.value.hint
 
 
 def test_a_load_that_fails_leaves_nothing(pins: Pins) -> None:

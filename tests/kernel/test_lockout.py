@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from aegis_tools.control.lockout.placed import place
 from aegis_tools.control.lockout.sockets import LISTEN, Netlink
 from aegis_tools.control.pending import read_pending, write_pending
 from aegis_tools.control.resolve import resolve
-from aegis_tools.kernel.inode_keys import Identifier
+from aegis_tools.kernel.inode_keys import Identifier, InodeId
 from aegis_tools.kernel.layout import Config
 from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.paths import Paths
@@ -93,6 +94,41 @@ def test_a_harmless_rule_by_hand_needs_no_search(host: Host, tmp_path: Path) -> 
     (host.paths.run / "needs.json").unlink()  # a search would write it again
     host("block", "add", tmp_path / "two", tmp_path / "three")
     assert not (host.paths.run / "needs.json").exists()
+
+
+class Counting:
+    """Says what the kernel calls files, and counts how many it was asked for."""
+
+    def __init__(self, identify: Identifier) -> None:
+        self._identify = identify
+        self.asked = 0
+
+    def identify(self, paths: Iterable[str]) -> dict[str, InodeId | None]:
+        found = self._identify.identify(paths)
+        self.asked += len(found)
+        return found
+
+    def identify_in(self, directory: str, names: Iterable[str]) -> dict[str, InodeId | None]:
+        return self._identify.identify_in(directory, names)
+
+
+def test_what_recovery_needs_is_looked_up_once_however_many_rules_there_are(
+    host: Host, tmp_path: Path
+) -> None:
+    with Identifier(host.live().pins) as identifier:
+        targets = ["/etc/passwd", "/etc/group", *(str(tmp_path / f"f{n}") for n in range(30))]
+        rules = [
+            resolve(Policy((Rule(target, Kind.PATH, target, OPEN_OPS),)), identifier, {}, now=0)
+            for target in targets
+        ]
+        check.check_added(host.paths, rules[:1], identifier)  # the search
+        counts = []
+        for some in (rules[:1], rules):
+            counting = Counting(identifier)
+            found = check.check_added(host.paths, some, counting)
+            counts.append(counting.asked)
+    assert sorted(refusal.rule for refusal in found) == ["/etc/group", "/etc/passwd"]
+    assert counts[0] == counts[1] > 0
 
 
 def test_loopback_every_address_and_the_ports_of_sshd_are_refused(host: Host) -> None:

@@ -6,7 +6,10 @@ The audit fallback refuses nothing, so what was refused is written into the kern
 from __future__ import annotations
 
 import json
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,17 @@ def entries(host: Host) -> dict[str, Any]:
 
 def records(host: Host) -> list[Path]:
     return sorted(host.paths.incidents.glob("*/record.json"))
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Let nothing be written below a folder, as on a disk that is full."""
+    for options in (("--bind", folder), ("-o", "remount,bind,ro")):
+        subprocess.run(["mount", *options, folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture
@@ -105,12 +119,30 @@ def test_a_service_that_fails_for_another_reason_is_said_and_nothing_changes(
 ) -> None:
     answer = run(enforcing, events, "--probe-command", "false", code=7)
     assert (answer["found"], answer["changed"], answer["result"]) == (False, False, "not-recovered")
+    assert "aegisbpf incident blocking --since 24h" in answer["hint"]
     assert config(enforcing, Config.MODE) == 1
 
 
 def test_without_anything_loaded_there_is_nothing_to_do(enforcing: Host, events: Path) -> None:
     enforcing("reset")
     assert run(enforcing, events)["result"] == "nothing-to-do"
+
+
+@pytest.mark.parametrize(
+    ("probe", "journal"),
+    [
+        (("--probe-command", "false"), "journalctl -b -p err"),
+        (("--probe-unit", "no-such"), "journalctl -b -u no-such.service"),
+    ],
+)
+def test_without_anything_loaded_a_service_that_fails_is_to_be_looked_at_itself(
+    enforcing: Host, events: Path, probe: tuple[str, str], journal: str
+) -> None:
+    enforcing("reset")
+    answer = run(enforcing, events, *probe, code=7)
+    assert (answer["changed"], answer["result"]) == (False, "not-recovered")
+    assert "nothing of Aegis is loaded: look at the service itself" in answer["message"]
+    assert answer["hint"] == f"see its journal: {journal}"
 
 
 def test_a_host_in_audit_is_left_as_it_is(enforcing: Host, events: Path) -> None:
@@ -157,7 +189,10 @@ def test_a_rule_of_the_policy_is_demoted_and_only_it(enforcing: Host, events: Pa
     assert "policy apply by uid 0" in rule["applied_by"]
     assert rule["policy"] == enforcing("policy", "show")["digest"]
     assert answer["record"]["facts"]["fix"]["undo"] == "aegisbpf rule promote r1 --force"
-    assert answer["next"] == ["aegisbpf incident blocking --reenforce --confirm-within 120s"]
+    assert answer["record"]["facts"]["nothing_refused_since"]
+    assert answer["next"] == [
+        "aegisbpf incident blocking --reenforce --confirm-within 120s --probe-command true"
+    ]
     actions = [entry["action"] for entry in enforcing("history")["entries"]]
     assert actions[:2] == ["rule demote", "incident blocking"]
 
@@ -189,6 +224,15 @@ def test_a_rule_made_by_hand_is_removed_and_can_be_put_back(
     undo = answer["record"]["facts"]["fix"]["undo"].split()[1:]
     enforcing(*undo)
     assert rules(enforcing)[rule]["operations"] == ["read", "write", "exec"]
+
+
+def test_a_name_that_is_no_rules_leads_to_those_that_are(enforcing: Host, events: Path) -> None:
+    hit(enforcing, "r1")
+    answer = run(enforcing, events, "--rule", "r11")
+    assert (answer["found"], answer["result"]) == (False, "nothing-to-do")
+    assert answer["next"] == ["aegisbpf rule list"]
+    assert run(enforcing, events, "--rule", "/srv/a\udcffb")["next"] == ["aegisbpf rule list"]
+    assert run(enforcing, events, "--rule", "r2")["found"] is True
 
 
 def test_the_named_rule_goes_whatever_others_refused(enforcing: Host, events: Path) -> None:
@@ -248,6 +292,24 @@ def test_audit_comes_though_nothing_can_be_written(enforcing: Host, events: Path
     assert rules(enforcing)["r1"]["mode"] == "audit"
 
 
+@pytest.mark.parametrize("rule", ["r1", "by hand"])
+@pytest.mark.parametrize("later", [0, 16 * MINUTE])
+def test_run_again_once_there_is_space_it_says_audit_at_the_next_boot(
+    enforcing: Host, events: Path, files: dict[str, Path], rule: str, later: int
+) -> None:
+    rule = rule if rule == "r1" else f"manual:path:{files['b']}"
+    hit(enforcing, rule)
+    state = enforcing.paths.boot
+    with unwritable(enforcing.paths.state):
+        told = run(enforcing, events, code=8)
+        assert "run the same command again" in told["hint"]
+        assert json.loads(state.read_text())["mode"] == "enforce"
+    hit(enforcing, rule, ago_ns=10**9 + later)
+    assert run(enforcing, events)["result"] == "recovered"
+    assert json.loads(state.read_text())["mode"] == "audit"
+    assert run(enforcing, events)["changed"] is False
+
+
 def test_where_refusals_cannot_be_read_it_audits(enforcing: Host, events: Path) -> None:
     enforcing.paths.pins.joinpath("maps/rule_hits").unlink()
     enforcing.any("incident", "blocking", "--file", events, "--no-probe")
@@ -262,13 +324,24 @@ def test_nothing_enforces_again_where_the_service_fails_in_audit_as_well(
     error = run(enforcing, events, *words, code=7)
     assert "in audit either" in error["message"]
     assert config(enforcing, Config.MODE) == 0
-    assert rules(enforcing)["r1"]["mode"] == "audit"
+    assert rules(enforcing)["r1"]["mode"] == "enforce", "refusals are not its trouble"
+    error = run(enforcing, events, *words[:-1], "--rule", "r1", code=7)
+    assert rules(enforcing)["r1"]["mode"] == "audit", "but for who names it"
+
+
+def test_a_password_in_a_probe_is_not_shown(enforcing: Host, events: Path) -> None:
+    hit(enforcing, "r1")
+    url = "http://admin:hunter2@127.0.0.1:1/"
+    error = run(enforcing, events, "--probe-url", url, "--probe-for", "0", code=7)
+    assert "admin:" in json.dumps(error)
+    assert "hunter2" not in json.dumps(error)
 
 
 def test_stop_removes_everything_and_a_boot_brings_audit(enforcing: Host, events: Path) -> None:
     hit(enforcing, "r1")
     answer = run(enforcing, events, "--stop")
     assert (answer["result"], states(answer)["reset"]) == ("recovered", "done")
+    assert answer["next"] == ["aegisbpf boot"]
     assert not Pins(enforcing.paths.pins).is_loaded()
     assert run(enforcing, events, "--stop")["changed"] is False
     assert bootstate.read_boot_state(enforcing.paths).mode is Mode.AUDIT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import suppress
 from threading import Thread
 
 import pytest
-from fleet_support import Controller
+from fleet_support import REPOSITORY, Controller
 from fleetsim.fleet import Fleet
 
 HOSTS = 2
@@ -38,6 +39,21 @@ def test_hosts_that_are_as_they_should_be_are_only_asked(controller: Controller)
     assert changes(told) == [0, 0]
     assert "Preflight | Ask the host" in told
     assert not re.search(r"TASK \[aegisbpf : (Trust|Policy|Mode|Install|Boot) \|", told)
+
+
+def test_a_relative_path_begins_where_the_operator_stands(controller: Controller) -> None:
+    folder = os.path.relpath(controller.folder, REPOSITORY)
+    told = controller.play(
+        "site",
+        aegisbpf_policy=f"{folder}/one.bundle",
+        aegisbpf_trusted_keys=[f"{folder}/ops.pub"],
+    )
+    assert changes(told) == [0, 0]
+    told = controller.play("site", status=2, aegisbpf_policy="policies/no-such.bundle")
+    assert "aegisbpf_policy=policies/no-such.bundle: there is no" in told
+    for place in (REPOSITORY, REPOSITORY / "playbooks"):
+        assert f"{place}/policies/no-such.bundle" in told
+    assert changes(told) == [0, 0]
 
 
 def test_a_key_that_somebody_else_trusted_is_taken_away_there(controller: Controller) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from repository import REPOSITORY, files, name_of
 
-OBJECTS = {"aegis.bpf.o", "audit.bpf.o", "inode_keys.bpf.o", "SHA256SUMS"}
+MONITORS = {f"{path.stem}.o" for path in (REPOSITORY / "bpf/monitors").glob("*.bpf.c")}
+OBJECTS = {"aegis.bpf.o", "audit.bpf.o", "inode_keys.bpf.o", "SHA256SUMS"} | MONITORS
+PREBUILT = {name.removesuffix(".bpf.o") for name in MONITORS if name.count(".") == 2}
 VERIFY = """
 import sys
 from aegis_tools.kernel import loader
@@ -68,14 +70,16 @@ def environment(prefix: Path) -> dict[str, str]:
 
 def test_a_wheel_holds_the_objects_and_their_sums(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    found = {Path(name).name for name in names if name.startswith("aegis_tools/objects/")}
-    assert found == OBJECTS
+    places = {"aegis_tools/objects": OBJECTS, "aegis_tools/objects/prebuilt-ebpf": PREBUILT}
+    for folder, wanted in places.items():
+        assert {Path(name).name for name in names if str(Path(name).parent) == folder} == wanted
     assert "aegis_tools/agent/event.schema.json" in names
+    assert "aegis_tools/monitors/event.schema.json" in names
     page = {f"aegis_tools/rollout/page.{kind}" for kind in ("css", "html.j2", "js")}
     assert {"aegis_tools/rollout/report.schema.json", *page} <= set(names)
 
 
-@pytest.mark.parametrize("name", ["aegisbpf", "aegis-tools"])
+@pytest.mark.parametrize("name", ["aegisbpf", "aegis-tools", "dots-family-ctl"])
 def test_an_installed_program_says_its_version(installed: Path, name: str) -> None:
     [program] = installed.glob(f"**/bin/{name}")
     done = run([str(program), "--version"], env=environment(installed))

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from enforcing_support import enforce
 from vmharness.system.machine import Keys, Machine
 from vmharness.system.qemu import Qemu
 from vmharness.system.snapshot import Snapshot, loaded, ready
@@ -86,3 +87,11 @@ def shared_machine(keys: Keys) -> Iterator[Machine]:
 def loaded_machine(another: Callable[[Snapshot], Machine]) -> Machine:
     """Return one where ``aegisbpf load`` has been run: in audit, without a policy."""
     return another(STORED[loaded]())
+
+
+@pytest.fixture
+def enforcing_machine(loaded_machine: Machine) -> Machine:
+    """Return one with units installed, that refuses a secret (see enforcing_support)."""
+    loaded_machine.run("aegisbpf service install")
+    enforce(loaded_machine)
+    return loaded_machine

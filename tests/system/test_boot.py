@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from enforcing_support import POLICY, SECRET
 from vmharness.system.machine import Machine
 
-SECRET = "/srv/secret"
 OTHER = "/srv/other"
 UNITS = ("aegisbpf-boot.service", "aegisbpf.service")
-POLICY = "/etc/aegisbpf/policy.conf"
 SSHD = "/etc/ssh/sshd_config.d/keys.conf"
-
-
-@pytest.fixture
-def host(loaded_machine: Machine) -> Machine:
-    """Return a host with units installed, and a policy that is enforced."""
-    machine = loaded_machine
-    machine.put(SECRET, "secret\n")
-    machine.put(POLICY, f"version=1\n[deny_path]\n{SECRET}\n")
-    machine.run("aegisbpf service install")
-    machine.aegis("policy", "apply", POLICY)
-    machine.aegis("mode", "enforce")
-    return machine
 
 
 def moment(machine: Machine, unit: str, what: str) -> int:
@@ -30,7 +16,10 @@ def moment(machine: Machine, unit: str, what: str) -> int:
     return int(text)
 
 
-def test_what_was_confirmed_is_enforced_before_anybody_is_let_in(host: Machine) -> None:
+def test_what_was_confirmed_is_enforced_before_anybody_is_let_in(
+    enforcing_machine: Machine,
+) -> None:
+    host = enforcing_machine
     host.put(OTHER, "harmless\n")
     host.put(POLICY, f"version=1\n[deny_path]\n{OTHER}\n")
     host.aegis("policy", "apply", POLICY, "--confirm-within", "1h", "--no-probe")
@@ -50,7 +39,10 @@ def test_what_was_confirmed_is_enforced_before_anybody_is_let_in(host: Machine) 
     assert host.run("systemctl is-active aegisbpf.service").stdout.strip() == "active"
 
 
-def test_a_policy_that_locks_out_since_it_was_confirmed_is_held_in_audit(host: Machine) -> None:
+def test_a_policy_that_locks_out_since_it_was_confirmed_is_held_in_audit(
+    enforcing_machine: Machine,
+) -> None:
+    host = enforcing_machine
     # Harmless, and then an upgrade has sshd read the keys there and nowhere else.
     host.run("install -D -m 0644 /root/.ssh/authorized_keys /srv/keys/root")
     host.put(POLICY, f"version=1\n[deny_path]\n{SECRET}\n/srv/keys/root\n")
@@ -72,7 +64,8 @@ def test_a_policy_that_locks_out_since_it_was_confirmed_is_held_in_audit(host: M
     assert host.run(f"cat {SECRET}", check=False, new=True).status == 1
 
 
-def test_a_boot_that_disables_it_leaves_nothing_loaded(host: Machine) -> None:
+def test_a_boot_that_disables_it_leaves_nothing_loaded(enforcing_machine: Machine) -> None:
+    host = enforcing_machine
     host.reboot("aegisbpf.disable=1")
 
     assert host.run(f"cat {SECRET}", new=True).stdout == "secret\n"

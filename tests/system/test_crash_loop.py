@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from enforcing_support import POLICY, SECRET, enforce
 from prometheus_support import Api, prometheus
 from vmharness.system.machine import Machine
 
-SECRET = "/srv/secret"
-POLICY = "/etc/aegisbpf/policy.conf"
 KILLS = 5
 READY_SECONDS = 60
 ALERT = "AegisBPFCrashLoop"
@@ -96,10 +95,9 @@ def guarded(shared_machine: Machine) -> Machine:
     machine = shared_machine
     machine.put(SECRET, "secret\n")
     machine.put("/srv/other", "other\n")
-    for more in ("\n/srv/other", ""):
-        machine.put(POLICY, f"version=1\n[deny_path]\n{SECRET}{more}\n")
-        machine.aegis("policy", "apply", POLICY)
-    machine.aegis("mode", "enforce")
+    machine.put(POLICY, f"version=1\n[deny_path]\n{SECRET}\n/srv/other\n")
+    machine.aegis("policy", "apply", POLICY)
+    enforce(machine)
     machine.run("aegisbpf service install --now", seconds=120)
     return machine
 

@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from enforcing_support import SECRET
 from vmharness.system.machine import Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEW = "6.99.0-1-cloud-amd64"
 COMMAND = ("incident", "kernel-upgrade")
-SECRET = "/srv/secret"
-POLICY = "/etc/aegisbpf/policy.conf"
 # It is Debian's own kernel under another name: that it starts no bpf is said by its entries.
 INJECT = f"""
 old=$(uname -r)
@@ -32,16 +31,10 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture
-def host(loaded_machine: Machine) -> Machine:
+def host(enforcing_machine: Machine) -> Machine:
     """Return a host that enforces, with the new kernel installed."""
-    machine = loaded_machine
-    machine.put(SECRET, "secret\n")
-    machine.put(POLICY, f"version=1\n[deny_path]\n{SECRET}\n")
-    machine.run("aegisbpf service install")
-    machine.aegis("policy", "apply", POLICY)
-    machine.aegis("mode", "enforce")
-    machine.run(INJECT)
-    return machine
+    enforcing_machine.run(INJECT)
+    return enforcing_machine
 
 
 def refused(machine: Machine) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from aegis_tools.control.lockout.model import Need, Peer, Refusal
@@ -12,6 +13,7 @@ from aegis_tools.control.lockout.peers import find_peers
 from aegis_tools.control.lockout.placed import place
 from aegis_tools.control.lockout.prove import prove
 from aegis_tools.control.lockout.sockets import ESTABLISHED, LISTEN, Socket
+from aegis_tools.control.lockout.touch import Touched
 from aegis_tools.control.lockout.tree import Tree
 from aegis_tools.control.resolve import resolve
 from aegis_tools.kernel.inode_keys import InodeId
@@ -191,9 +193,11 @@ class FakeHost:
             one._replace(need=need)
             for one, need in zip(place(inside, identify, mounts), self.needs, strict=True)
         ]
-        return prove(
-            placed, self.peers, resolved.maps, walk=resolved.walk, name_of=resolved.ids.__getitem__
-        )
+        put = partial(prove, walk=resolved.walk, name_of=resolved.ids.__getitem__)
+        found = put(placed, self.peers, resolved.maps)
+        touched = Touched(placed).by(resolved.maps)
+        assert put(touched, self.peers, resolved.maps) == found, "a need was passed over"
+        return found
 
 
 def rule(

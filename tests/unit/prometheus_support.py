@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RULES = REPOSITORY / "prometheus" / "aegisbpf.rules.yml"
+RULES = REPOSITORY / "prometheus" / "*.rules.yml"
 LIMIT = 60.0
 CONFIG = """\
 global: {{scrape_interval: {interval}s, scrape_timeout: {interval}s, evaluation_interval: 1s}}

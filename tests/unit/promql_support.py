@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-DASHBOARD = Path(__file__).resolve().parents[2] / "prometheus" / "grafana-dashboard.json"
+_FOLDER = Path(__file__).resolve().parents[2] / "prometheus"
+DASHBOARDS = (_FOLDER / "grafana-dashboard.json", _FOLDER / "aegis-monitors-dashboard.json")
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _WORD = re.compile(r"\b[a-zA-Z_]\w*\b(?!\s*\()")
@@ -30,8 +31,12 @@ def labels_of(query: str) -> set[str]:
 
 
 def dashboard_queries() -> list[str]:
-    """Return every query of the dashboard, those of its variables included."""
-    board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    """Return every query of the dashboards, those of their variables included."""
+    return [query for path in DASHBOARDS for query in _queries(path)]
+
+
+def _queries(path: Path) -> list[str]:
+    board = json.loads(path.read_text(encoding="utf-8"))
     found = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     for variable in board["templating"]["list"]:
         match = re.fullmatch(r"label_values\((\w+), \w+\)", variable["query"])
@@ -40,5 +45,6 @@ def dashboard_queries() -> list[str]:
 
 
 def with_values(query: str) -> str:
-    """Return a query with the dashboard's variables filled in."""
-    return query.replace("$instance", ".*").replace("$__rate_interval", "1m")
+    """Return a query with the variables of its dashboard filled in."""
+    named = query.replace("$instance", ".*").replace("$monitor", ".*")
+    return named.replace("$__rate_interval", "1m")

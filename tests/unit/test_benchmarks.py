@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import agent, fleet, measure, process
+from aegis_tools.monitors.registry import MONITORS
+from benchmarks import agent, fleet, measure, monitors, process, workloads
 
 TIMES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=30)
 
@@ -150,3 +151,66 @@ def test_more_forks_do_not_help_once_the_first_process_is_the_slowest() -> None:
     costs = fleet.Costs(start=3.0, turn=2.0, first=0.1)
     assert costs.seconds(1000, forks=10) == 203.0
     assert costs.seconds(1000, forks=50) == costs.seconds(1000, forks=200) == 103.0
+
+
+NOTHING = workloads.Workload("fio", "io", "requests/s", lambda _: workloads.Done(0))
+
+
+def monitor_row(rates: list[float], *, cpu: float = 0.0) -> measure.Row:
+    bases = [monitors.Rate(100.0, cpu) for _ in rates]
+    return monitors.row_of(NOTHING, "all", [monitors.Rate(rate, cpu / 2) for rate in rates], bases)
+
+
+def test_what_monitors_leave_of_a_rate_is_held_against_the_limit() -> None:
+    assert monitor_row([95.0, 93.0, 94.0])["met"] is True
+    lost = monitor_row([80.0, 85.0, 82.0])
+    assert (lost["met"], lost["with_to_without"]["median"]) == (False, 0.82)
+    assert lost["text"]["met"] == "NO"
+    assert monitor_row([80.0, 95.0, 91.0])["text"]["met"] == "yes, within the spread"
+
+
+def test_processor_time_is_compared_where_it_is_known() -> None:
+    assert monitor_row([1.0])["cpu_with_to_without"] is None
+    assert monitor_row([1.0], cpu=10.0)["cpu_with_to_without"]["median"] == 0.5
+
+
+def test_cases_are_all_each_or_what_is_wanted() -> None:
+    every = list(MONITORS.values())
+    assert [len(which) for which in monitors.cases_of(every, []).values()] == [5, 1, 1, 1, 1, 1, 5]
+    assert monitors.cases_of(every, ["memory"]) == {"memory-monitor": [MONITORS["memory-monitor"]]}
+    with pytest.raises(SystemExit, match="one of: all, process"):
+        monitors.cases_of(every, ["disk"])
+
+
+def monitor_facts(runs: int, spent: int) -> measure.Row:
+    return {
+        "monitor": "process-monitor", "variant": "portable", "memory_bytes": 300 << 10,
+        "ring": {"bytes": 100 << 10}, "counters": {"seen": runs},
+        "programs": [{"name": "exec", "run_cnt": runs, "run_time_ns": spent},
+                     {"name": "exit", "run_cnt": 7, "run_time_ns": 7}],
+    }  # fmt: skip
+
+
+def test_a_monitor_s_cost_is_what_its_programs_took_meanwhile() -> None:
+    cost = monitors.cost_of(monitor_facts(10, 1000), monitor_facts(30, 9000), 2.0)
+    assert cost["programs"] == {"exec": {"runs": 20, "ns_a_run": 400.0}}
+    assert (cost["memory_bytes"], cost["cores"]) == (200 << 10, 4e-6)
+    assert cost["counters"] == {"seen": 20}
+
+
+def test_saved_results_become_tables() -> None:
+    cost = monitors.cost_of(monitor_facts(10, 1000), monitor_facts(30, 9000), 2.0)
+    document = {"environment": measure.environment(), "results": [monitor_row([97.0])],
+                "costs": [cost]}  # fmt: skip
+    lines = monitors.markdown([json.loads(json.dumps(document))]).splitlines()
+    assert (
+        "| fio | all | 100 requests/s | 0.970 (0.97-0.97) | 0.970-0.970 |  | > 0.90 | yes |"
+        in lines
+    )
+    assert "| process-monitor | portable | 200 + 100 | 0.0 | 0.00 | `exec` 400 |" in lines
+
+
+def test_a_figure_that_is_not_said_is_an_error() -> None:
+    assert workloads.figure("  events per second:   12.50\n", "events per second") == 12.5
+    with pytest.raises(workloads.WorkloadError, match="did not say"):
+        workloads.figure("", "events per second")

@@ -19,6 +19,7 @@ from aegis_tools.cli.output import App, plain
 from aegis_tools.cli.policy_sign import _expires
 from aegis_tools.control.health import fallback_check
 from aegis_tools.errors import PolicyError
+from aegis_tools.incident.scenarios import ORDER
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -190,6 +191,18 @@ def test_ctrl_c_while_the_program_starts_leaves_no_traceback() -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("scenario", ORDER)
+def test_who_is_not_root_is_not_told_that_there_is_nothing_to_do(
+    scenario: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("aegis_tools.cli.incident_blocking.first", lambda *_: None)
+    assert run(["incident", scenario, "--dry-run"]) == 6
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"next: sudo aegisbpf incident {scenario}" in told.err
 
 
 def test_trusting_a_key_can_be_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

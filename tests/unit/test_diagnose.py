@@ -76,6 +76,9 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "blocking", "medium", "policy apply",
     ),
     "crash loop going on": ({"units": (CRASHING,)}, "crash-loop", "high", "4 restarts"),
+    "crash loop, just being started": (
+        {"units": (CRASHING._replace(sub="start"),)}, "crash-loop", "high", "again and again",
+    ),
     "crash loop held": (
         {"held": "crash-loop", "mode": "audit", "state": "auditing"},
         "crash-loop", "high", "resume",

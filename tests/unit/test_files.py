@@ -278,11 +278,13 @@ def test_mode_and_owner_are_checked(tmp_path: Path) -> None:
     path.chmod(0o620)
     with pytest.raises(StateError, match="changed by others") as caught:
         read(path, forbid=files.OTHERS_WRITE)
-    assert "chmod 0600" in caught.value.hint
+    assert caught.value.hint == f"make it safe with: chmod 0600 {path}"
     with pytest.raises(StateError, match="used by others"):
         read(path, forbid=files.OTHERS_ANY)
-    with pytest.raises(StateError, match="another user"):
-        read(path, owners={os.geteuid() + 1})
+    with pytest.raises(StateError, match="another user") as caught:
+        read(path, owners={0, os.geteuid() + 1} - {os.geteuid()})
+    assert caught.value.hint.endswith(f" {path}")
+    assert ": chown " in caught.value.hint
     path.chmod(0o600)
     assert read(path, owners={os.geteuid()}, forbid=files.OTHERS_ANY) == b"x"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,6 +109,13 @@ def test_after_a_boot_without_bpf_the_record_stays_open_for_the_reboot(tmp_path:
     assert "systemctl reboot" in done.next
     assert f"this boot ({NEW}): it has no BPF LSM" in done.summary
 
+    host.put("proc/sys/kernel/osrelease", f"{RELEASE}\n")
+    host.put("sys/kernel/security/lsm", ",".join(WITH_BPF))
+    host.repair()
+    [record] = host.paths.incidents.glob("*/*.json")
+    facts = json.loads(record.read_text())["facts"]
+    assert "it has no BPF LSM" in facts["causes"][0], "what was wrong stays in the record"
+
 
 def test_the_default_is_given_back_only_to_a_kernel_that_has_it(host: Upgraded) -> None:
     host.repair()
@@ -203,6 +211,47 @@ def test_a_kernel_is_judged_before_it_boots(host: Upgraded) -> None:
 def test_a_kernel_that_is_not_there_is_said(host: Upgraded) -> None:
     with pytest.raises(BootError, match="is not here"):
         host.incident(kernel_upgrade.check, "4.4")
+
+
+@pytest.fixture
+def unknown_loader(tmp_path: Path) -> Upgraded:
+    """Return a host without BPF LSM, and without a boot loader that we know."""
+    host = Upgraded(tmp_path, active=ACTIVE)
+    host.put("proc/cmdline", "root=/dev/vda1\n")
+    (tmp_path / "usr/sbin/update-grub").unlink()
+    return host
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_where_no_boot_loader_is_known_it_says_so_and_what_to_do_by_hand(
+    unknown_loader: Upgraded, dry_run: bool
+) -> None:
+    outcome, changed = unknown_loader.repair(dry_run=dry_run)
+    assert (outcome.result, changed) == ("not-recovered", False)
+    assert "next boot has" not in outcome.summary
+    assert outcome.error is not None
+    assert "add bpf to lsm= by hand" in outcome.error.hint
+
+
+def test_where_no_boot_loader_is_known_the_running_kernel_is_judged(
+    unknown_loader: Upgraded,
+) -> None:
+    unknown_loader.put(f"boot/config-{RELEASE}", CONFIG.replace(",bpf", ""))
+    with pytest.raises(BootError, match="bpf is not in its own list") as caught:
+        unknown_loader.incident(kernel_upgrade.check)
+    assert "by hand" in caught.value.hint
+    (unknown_loader.paths.root / f"boot/config-{RELEASE}").unlink()
+    with pytest.raises(BootError, match="bpf is not among its active modules"):
+        unknown_loader.incident(kernel_upgrade.check)
+    with pytest.raises(BootError) as caught:
+        unknown_loader.incident(kernel_upgrade.check, "5.4.0-1")
+    assert RELEASE in caught.value.hint
+
+
+def test_where_securityfs_is_not_mounted_nothing_is_said_of_the_list(tmp_path: Path) -> None:
+    host = Upgraded(tmp_path, active=())
+    outcome, _ = host.repair(dry_run=True)
+    assert "securityfs is not mounted" in outcome.summary
 
 
 def test_a_menu_that_somebody_elses_setting_decides_is_not_put_in_place(host: Upgraded) -> None:

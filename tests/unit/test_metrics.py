@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metrics_support import FACTS, exposed, reading, values
+from monitor_metrics_support import exposed as monitors_exposed
 from prometheus_client.parser import text_string_to_metric_families
 
 from aegis_tools.agent.hostfacts import Agent, Hold, HostFacts
-from aegis_tools.agent.metrics import LABEL_LENGTH, families, label, samples_only
+from aegis_tools.agent.metrics import families, samples_only
+from aegis_tools.agent.samples import LABEL_LENGTH, label
 from aegis_tools.agent.scrape import Drift, Other, Reading, RuleHits, top_hits
 from aegis_tools.control.posture import judge
 from aegis_tools.control.stats import MapUse
@@ -39,7 +41,7 @@ def test_the_table_of_the_documents_is_that_of_the_collector() -> None:
 def documented() -> list[tuple[str, str, str, str]]:
     """Return name, type, labels and help of every metric, as the document has them."""
     found = []
-    for family in text_string_to_metric_families(exposed(reading())):
+    for family in text_string_to_metric_families(exposed(reading()) + monitors_exposed()):
         suffix = "_total" if family.type == "counter" else ""
         names = sorted({name for sample in family.samples for name in sample.labels})
         shown = ", ".join(f"`{name}`" for name in names)

@@ -11,18 +11,26 @@ from typing import Any
 import pytest
 import yaml
 from metrics_support import exposed, reading, values
-from promql_support import dashboard_queries, labels_of, metrics_in
+from monitor_metrics_support import exposed as monitors_exposed
+from promql_support import DASHBOARDS, dashboard_queries, labels_of, metrics_in
 
 from aegis_tools.incident.scenarios import ORDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROMETHEUS = REPOSITORY / "prometheus"
-RULES = yaml.safe_load((PROMETHEUS / "aegisbpf.rules.yml").read_text(encoding="utf-8"))
-TESTS = yaml.safe_load((PROMETHEUS / "aegisbpf.rules.test.yml").read_text(encoding="utf-8"))
-ALERTS: list[dict[str, Any]] = RULES["groups"][0]["rules"]
+FILES = ("aegisbpf", "aegis-monitors")
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((PROMETHEUS / name).read_text(encoding="utf-8"))
+
+
+RULES, MONITOR_RULES = (read(f"{file}.rules.yml")["groups"][0]["rules"] for file in FILES)
+TESTS = [group for file in FILES for group in read(f"{file}.rules.test.yml")["tests"]]
+ALERTS: list[dict[str, Any]] = [*RULES, *MONITOR_RULES]
 QUERIES = dashboard_queries()
 EXPORTED: dict[str, set[str]] = {}
-for _name, _labels in values(exposed(reading())):
+for _name, _labels in values(exposed(reading()) + monitors_exposed()):
     EXPORTED.setdefault(_name, set()).update(dict(_labels))
 SCRAPED = {"up": set[str](), **EXPORTED}
 SEED = {
@@ -83,7 +91,7 @@ def runbook() -> dict[str, tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
 def test_an_alert_leads_to_its_part_of_the_runbook(rule: dict[str, Any]) -> None:
     path, _, anchor = rule["annotations"]["runbook"].partition("#")
     section, body = runbook()[rule["alert"]]
@@ -93,7 +101,27 @@ def test_an_alert_leads_to_its_part_of_the_runbook(rule: dict[str, Any]) -> None
 
 
 def test_the_runbook_has_no_part_for_an_alert_that_is_none() -> None:
-    assert sorted(runbook()) == sorted(rule["alert"] for rule in ALERTS)
+    assert sorted(runbook()) == sorted(rule["alert"] for rule in RULES)
+
+
+def sections(document: str) -> dict[str, str]:
+    """Return what is said of each alert that a document has a section of."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    found = re.findall(r"^### (Aegis\w+)\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    return dict(found)
+
+
+@pytest.mark.parametrize("rule", MONITOR_RULES, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_of_the_monitors_leads_to_its_section(rule: dict[str, Any]) -> None:
+    path, _, anchor = rule["annotations"]["runbook"].partition("#")
+    assert path in ("docs/monitors.md", "docs/limits.md")
+    assert anchor == rule["alert"].lower()
+    assert re.search(r"^```sh\naegisbpf ", sections(path)[rule["alert"]], re.MULTILINE)
+
+
+def test_no_document_has_a_section_for_an_alert_of_the_monitors_that_is_none() -> None:
+    found = [alert for name in ("monitors", "limits") for alert in sections(f"docs/{name}.md")]
+    assert sorted(found) == sorted(rule["alert"] for rule in MONITOR_RULES)
 
 
 @pytest.mark.parametrize("scenario", ORDER)
@@ -110,17 +138,19 @@ def test_a_scenario_has_a_section_with_its_command_and_its_playbook(scenario: st
 
 @pytest.mark.parametrize("name", [str(rule["alert"]) for rule in ALERTS])
 def test_an_alert_is_shown_to_fire_and_to_stay_silent(name: str) -> None:
-    (own,) = [group for group in TESTS["tests"] if group["name"] == name]
+    (own,) = [group for group in TESTS if group["name"] == name]
     shown = [bool(case["exp_alerts"]) for case in own["alert_rule_test"]]
     assert shown == [False, True]
-    (healthy,) = [group for group in TESTS["tests"] if group["name"] == "a healthy host"]
-    assert name in [case["alertname"] for case in healthy["alert_rule_test"]]
+    healthy = [group for group in TESTS if group["name"] == "a healthy host"]
+    silent = [case["alertname"] for group in healthy for case in group["alert_rule_test"]]
+    assert name in silent
 
 
-def test_promtool_agrees() -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_promtool_agrees(file: str) -> None:
     for command in (
-        ("check", "rules", "aegisbpf.rules.yml"),
-        ("test", "rules", "aegisbpf.rules.test.yml"),
+        ("check", "rules", f"{file}.rules.yml"),
+        ("test", "rules", f"{file}.rules.test.yml"),
     ):
         done = subprocess.run(
             ["promtool", *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False
@@ -128,9 +158,20 @@ def test_promtool_agrees() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_panels_have_their_own_numbers_places_and_descriptions() -> None:
-    board = json.loads((PROMETHEUS / "grafana-dashboard.json").read_text(encoding="utf-8"))
-    panels = board["panels"]
+ROWS = {
+    "grafana-dashboard.json": [
+        "State", "Denials by rule", "Map fill", "Events and the ring", "Agent", "Policy",
+    ],
+    "aegis-monitors-dashboard.json": [
+        "State", "Events", "Lost and left out", "Disk latency", "What they cost",
+        "Store and notifications", "Limits",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: str(path.name))
+def test_panels_have_their_own_numbers_places_and_descriptions(path: Path) -> None:
+    panels = json.loads(path.read_text(encoding="utf-8"))["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [
         (x, y)
@@ -140,13 +181,10 @@ def test_panels_have_their_own_numbers_places_and_descriptions() -> None:
     ]
     assert len(set(cells)) == len(cells)
     assert all(x < 24 for x, _ in cells)
-    rows = [panel["title"] for panel in panels if panel["type"] == "row"]
-    assert rows == [
-        "State",
-        "Denials by rule",
-        "Map fill",
-        "Events and the ring",
-        "Agent",
-        "Policy",
-    ]
+    assert [panel["title"] for panel in panels if panel["type"] == "row"] == ROWS[path.name]
     assert all(panel["description"] for panel in panels if panel["type"] != "row")
+
+
+def test_dashboards_are_told_apart() -> None:
+    boards = [json.loads(path.read_text(encoding="utf-8")) for path in DASHBOARDS]
+    assert len({board["uid"] for board in boards}) == len(boards) == len(ROWS)

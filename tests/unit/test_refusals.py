@@ -18,8 +18,7 @@ from aegis_tools.incident import probe, provenance
 from aegis_tools.incident.byhand import put_back
 from aegis_tools.incident.provenance import by_hand, mode_by, of_policy
 from aegis_tools.incident.refusals import PROCESSES, Seen, Suspect, choose
-from aegis_tools.incident.relief import number_of
-from aegis_tools.incident.witness import settled_ns
+from aegis_tools.incident.relief import number_of, settled_ns
 from aegis_tools.kernel.layout import ManualRule, uid_of
 from aegis_tools.policy.model import Kind, Op, Rule, Signal
 
@@ -250,14 +249,25 @@ def test_a_command_that_hangs_is_ended_with_its_children(
     assert "did not end" in found.said
 
 
+SUB_STATES = {"active": "running", "activating": "start", "inactive": "dead"}
+
+
 def units(states: dict[str, list[str]], asked: list[list[str]]) -> Any:
+    """Return a systemctl: each look at a unit takes the next of its states; the last one stays.
+
+    A state is ActiveState, or ``auto-restart``; after a colon is what names the start.
+    """
+
     def run(argv: list[str], *, timeout: float = 60) -> str:
         del timeout
         asked.append(argv)
         if argv[1] != "show":
             return ""
         left = states[argv[-1]]
-        return f"{left.pop(0) if len(left) > 1 else left[0]}\n"
+        state, _, start = (left.pop(0) if len(left) > 1 else left[0]).partition(":")
+        active = "activating" if state == "auto-restart" else state
+        sub = SUB_STATES.get(state, state)
+        return f"ActiveState={active}\nSubState={sub}\nInvocationID={start}\n"
 
     return run
 
@@ -274,7 +284,22 @@ def test_what_fails_is_tried_again_for_a_while_and_what_answers_is_not() -> None
         sleep=lambda _: None,
     )
     assert probe.answers(found)
-    assert [argv[-1] for argv in asked] == ["a.service", "b.service", "b.service"]
+    assert [argv[-1] for argv in asked] == ["a.service"] * 2 + ["b.service"] * 3
+
+
+@pytest.mark.parametrize(
+    ("looks", "said"),
+    [
+        (["active:1", "activating:1"], "is activating (start)"),
+        (["active:1", "active:2"], "is active, but was started anew"),
+        (["auto-restart"], "is activating (auto-restart)"),
+    ],
+)
+def test_a_unit_that_is_up_for_an_instant_does_not_answer(looks: list[str], said: str) -> None:
+    runner = units({"a.service": looks}, [])
+    (found,) = probe.attempt([probe.unit("a")], runner=runner, sleep=lambda _: None)
+    assert not found.ok
+    assert found.said.startswith(said)
 
 
 def test_patience_ends() -> None:
@@ -288,14 +313,16 @@ def test_patience_ends() -> None:
     assert len(asked) < 6
 
 
-def test_only_a_unit_that_has_failed_is_started_again() -> None:
+def test_only_a_unit_that_has_failed_or_waits_to_be_started_is_started() -> None:
     asked: list[list[str]] = []
-    probes = [probe.unit("a"), probe.unit("b"), probe.command("true")]
-    states = {"a.service": ["failed"], "b.service": ["inactive"]}
-    assert probe.start_failed(probes, start=False, runner=units(states, asked)) == ["a.service"]
+    probes = [*map(probe.unit, "abc"), probe.command("true")]
+    states = {"a.service": ["failed"], "b.service": ["inactive"], "c.service": ["auto-restart"]}
+    runner, found = units(states, asked), ["a.service", "c.service"]
+    assert probe.start_failed(probes, start=False, runner=runner) == found
     assert all(argv[1] == "show" for argv in asked)
-    probe.start_failed(probes, start=True, runner=units(states, asked))
+    probe.start_failed(probes, start=True, runner=runner)
     assert ["systemctl", "start", "--no-block", "a.service"] in asked
+    assert ["systemctl", "restart", "--no-block", "c.service"] in asked
     assert not any("b.service" in argv for argv in asked if argv[1] != "show")
 
 

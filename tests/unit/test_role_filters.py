@@ -91,3 +91,42 @@ def test_a_bundle_is_named_by_what_is_signed_in_it(filters: dict[str, Any]) -> N
 def test_a_bundle_cut_short_is_refused(filters: dict[str, Any]) -> None:
     with pytest.raises(AnsibleFilterError):
         filters["aegisbpf_digest"]('{"payloadType": "x", ')
+
+
+def test_a_file_is_looked_for_where_the_operator_stands_and_then_where_ansible_looks(
+    filters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, playbooks = tmp_path / "here", tmp_path / "playbooks"
+    for folder in (here, playbooks):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+
+    def find(text: str) -> str:
+        return str(filters["aegisbpf_here"](text, "aegisbpf_policy", [str(playbooks)]))
+
+    (here / "a").write_text("here")
+    (playbooks / "b").write_text("there")
+    assert find("a") == str(here / "a")
+    assert find("b") == str(playbooks / "b")
+    assert find(str(playbooks / "b")) == str(playbooks / "b")
+    assert find("") == ""
+    with pytest.raises(AnsibleFilterError, match="aegisbpf_policy=c: there is no ") as caught:
+        find("c")
+    assert f"{here}/c, " in str(caught.value)
+    assert f" {playbooks}/c; next: write the whole path" in str(caught.value)
+
+
+def test_a_path_that_names_two_files_is_refused_and_two_names_of_one_file_are_not(
+    filters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, playbooks = tmp_path / "here", tmp_path / "playbooks"
+    for folder in (here, playbooks):
+        folder.mkdir()
+        (folder / "a").write_text("")
+    (here / "b").write_text("")
+    (playbooks / "b").symlink_to(here / "b")
+    monkeypatch.chdir(here)
+    assert filters["aegisbpf_here"]("b", "aegisbpf_policy", [str(playbooks)]) == str(here / "b")
+    with pytest.raises(AnsibleFilterError, match="aegisbpf_policy=a: names two files") as caught:
+        filters["aegisbpf_here"]("a", "aegisbpf_policy", [str(playbooks)])
+    assert f"{here}/a, {playbooks}/a" in str(caught.value)

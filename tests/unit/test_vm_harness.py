@@ -25,7 +25,15 @@ from vmharness.kernels import (
     parse_packages,
     version_key,
 )
-from vmharness.machine import Job, hidden, job_file, vng_arguments
+from vmharness.machine import (
+    Job,
+    NotBootedError,
+    Outcome,
+    hidden,
+    job_file,
+    twice,
+    vng_arguments,
+)
 
 META = "linux-image-amd64"
 ARCHIVE = "http://mirror.invalid/debian"
@@ -291,3 +299,29 @@ def test_kvm_is_probed_once_a_boot(tmp_path: Path, works: bool) -> None:
     note.write_text(json.dumps({"boot": boot, "works": works}))
     environment = {"AEGIS_VM_ACCEL": "kvm", "AEGIS_CACHE": str(tmp_path)}
     assert accelerated(Job(("true",)), cached(tmp_path), environment).accelerate is works
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_a_machine_that_never_came_up_is_started_once_more_and_that_is_said(failures: int) -> None:
+    errors = [NotBootedError("it ended", hint="", detail="Oops: int3")] * failures
+    said: list[str] = []
+
+    def start() -> Outcome:
+        if errors:
+            raise errors.pop()
+        return Outcome(0, 1.0, 2.0)
+
+    if failures == 2:
+        with pytest.raises(NotBootedError, match="it ended"):
+            twice(start, said.append)
+    else:
+        assert twice(start, said.append).status == 0
+    assert ["Oops" in line for line in said] == [True] * min(failures, 1)
+
+
+def test_one_that_ends_in_the_middle_of_a_command_is_not_started_again() -> None:
+    def start() -> Outcome:
+        raise HarnessError("it ended", hint="")
+
+    with pytest.raises(HarnessError, match="it ended"):
+        twice(start, pytest.fail)

@@ -368,12 +368,12 @@ def overlay(folder: Path, *, lower: Path | None = None, options: str = "") -> It
 
 
 @contextlib.contextmanager
-def loop_ext4(folder: Path, *features: str) -> Iterator[Path]:
+def loop_ext4(folder: Path, *features: str, size: int = 32 << 20) -> Iterator[Path]:
     """Mount an ext4 in a file, ``folder``/image, through a loop device."""
     image, mounted = folder / "image", folder / "mounted"
     mounted.mkdir()
     with image.open("wb") as file:
-        file.truncate(32 << 20)
+        file.truncate(size)
     run("modprobe", "-a", "loop", "ext4")
     run("mke2fs", "-q", "-F", "-t", "ext4", *features, str(image))
     run("mount", "-o", "loop", str(image), str(mounted))

@@ -7,6 +7,7 @@ machine they are an error, never skipped.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -101,3 +102,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     else:
         with overlay(tmp_path) as merged:
             yield merged
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder of the machine's BPF file system to pin in; what is pinned goes with it."""
+    folder = Path("/sys/fs/bpf") / tmp_path.name
+    yield folder
+    if folder.exists():
+        shutil.rmtree(folder)
