@@ -27,7 +27,7 @@ from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import Config
 from aegis_tools.policy.text import parse_text
 from benchmarks.apply import inode_lines
-from benchmarks.measure import Row, arguments, interval, ratios, report, spread
+from benchmarks.measure import Row, arguments, ratio_row, ratios, report, spread
 from benchmarks.sandbox import Sandbox, sandbox
 
 _SAMPLES = {"open+close": (60, 40), "connect": (60, 10), "exec": (10, 1)}
@@ -132,10 +132,8 @@ def measure(
         row: Row = {"rules": name, "operation": operation, "none_s": spread(none).to_dict()}
         row["text"] = {"none µs": spread(none).text(1e6, 1)}
         for state, times in (("audit", audit), ("enforce", enforce)):
-            ratio = ratios(times, none)
-            low, high = interval([a / b for a, b in zip(times, none, strict=True)])
-            row[f"{state}_to_none"] = {**ratio.to_dict(), "low_95": low, "high_95": high}
-            row["text"][f"{state} / none"] = ratio.text()
+            row[f"{state}_to_none"] = ratio_row(times, none)
+            row["text"][f"{state} / none"] = ratios(times, none).text()
         rows.append(row)
     return rows
 

@@ -79,6 +79,12 @@ def interval(values: Sequence[float], *, draws: int = 2000, seed: int = 1) -> tu
     return medians[int(draws * 0.025)], medians[int(draws * 0.975) - 1]
 
 
+def ratio_row(values: Sequence[float], bases: Sequence[float]) -> Row:
+    """Return value to base, round by round, for JSON: spread, and the median's 95 % interval."""
+    low, high = interval([value / base for value, base in zip(values, bases, strict=True)])
+    return {**ratios(values, bases).to_dict(), "low_95": low, "high_95": high}
+
+
 def slope(sizes: Sequence[float], times: Sequence[float]) -> float:
     """Return the exponent k of the best ``time = a * size**k``: 1 is linear, 2 quadratic."""
     from math import log

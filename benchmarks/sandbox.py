@@ -43,7 +43,6 @@ class Sandbox:
 
     def load(self) -> loader.Loaded:
         """Load, by the LSM hooks where this kernel lets us, else the audit fallback."""
-        mount_if_missing("bpf", self.paths.bpffs)
         KeyStore(self.paths).add(self._key.public.to_text().encode())
         return loader.load(self.pins, read_features(), loader.LoadOptions())
 
@@ -83,13 +82,23 @@ class Sandbox:
 @contextmanager
 def sandbox() -> Iterator[Sandbox]:
     """Make a sandbox, load, and take all of it away again."""
-    shm = Path("/dev/shm")
-    place = shm if os.access(shm, os.W_OK) and os.path.ismount(shm) else None
-    with tempfile.TemporaryDirectory(prefix="aegis-bench-", dir=place) as folder:
-        box = Sandbox(Path(folder))
+    with empty_sandbox() as box:
         try:
             box.load()
             yield box
         finally:
             box.pins.remove_all()
+
+
+@contextmanager
+def empty_sandbox() -> Iterator[Sandbox]:
+    """Make a sandbox with nothing loaded, and a BPF file system of its own."""
+    shm = Path("/dev/shm")
+    place = shm if os.access(shm, os.W_OK) and os.path.ismount(shm) else None
+    with tempfile.TemporaryDirectory(prefix="aegis-bench-", dir=place) as folder:
+        box = Sandbox(Path(folder))
+        try:
+            mount_if_missing("bpf", box.paths.bpffs)
+            yield box
+        finally:
             _LIBC.umount2(os.fsencode(box.paths.bpffs), _MNT_DETACH)
