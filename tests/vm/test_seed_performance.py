@@ -174,6 +174,13 @@ def everything() -> Counter[tuple[str, str]]:
     return found
 
 
+def nothing_since(before: Counter[tuple[str, str]]) -> None:
+    """Wait until what was not loaded before is gone; say what stays."""
+    with contextlib.suppress(AssertionError):
+        until(lambda: not everything() - before)
+    assert not everything() - before
+
+
 def slope(values: list[int]) -> float:
     """Return the growth from one value to the next, whatever single ones are (Theil and Sen)."""
     pairs = combinations(enumerate(values), 2)
@@ -184,6 +191,7 @@ def slope(values: list[int]) -> float:
 def test_a_flood_is_told_of_or_counted_and_leaves_nothing_behind(
     names: tuple[str, ...], paths: Paths, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    settle(everything)  # what earlier tests took away is let go of a moment later
     before, highest = everything(), 0
     with loop_ext4(tmp_path_factory.mktemp("disk")) as disk, loaded(paths, *names) as monitors:
         pins = {one.name: MonitorPins(paths.monitor_pins, one.name) for one in monitors}
@@ -222,7 +230,7 @@ def test_a_flood_is_told_of_or_counted_and_leaves_nothing_behind(
     assert counted["disk-io-monitor"]["untracked"] == 0
     assert highest < early + FLAT_KIB
     assert {row["monitor"]: row["memory_bytes"] for row in told} == taken
-    until(lambda: everything() == before)
+    nothing_since(before)
     assert not paths.monitor_pins.exists()
 
 
@@ -241,12 +249,13 @@ def test_monitors_that_come_and_go_leave_no_memory_behind(times: int, paths: Pat
         with loaded(paths, *names) as monitors:
             return sum(facts(paths.monitor_pins, one)["memory_bytes"] for one in monitors) >> 10
 
+    settle(everything)
     before, taken, after = everything(), once(), []
     for _ in range(times):
         assert once() == taken
         after.append(kernel_kib())
     print(f"{taken=} {after=}")
-    until(lambda: everything() == before)
+    nothing_since(before)
     assert slope(after) < taken // 10
 
 
