@@ -233,7 +233,7 @@ def test_an_event_says_what_was_refused_by_which_policy(host: Host, tmp_path: Pa
         touch(path)
     first = json.loads(process.stdout.readline())
     assert Path(first["exe"]).samefile("/proc/self/exe")
-    for _ in range(500):
+    for _ in range(300):  # all of them fit into the ring, however slow its reader is
         with refused():
             touch(path)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, refused():
@@ -247,7 +247,7 @@ def test_an_event_says_what_was_refused_by_which_policy(host: Host, tmp_path: Pa
     assert {event["hook"] for event in events} == {"open", "sendmsg"}
     opens = [event for event in events if event["hook"] == "open"]
     lost = host.live.stats()[Stat.RINGBUF_DROPS] - dropped
-    assert (sum(event["count"] for event in opens), lost) == (501, 0), (said, opens)
+    assert (sum(event["count"] for event in opens), lost) == (301, 0), (said, opens)
     assert {(event["path"], event["rule"]) for event in opens} == {(str(path), f"path:{path}")}
     (sent,) = (event for event in events if event["hook"] == "sendmsg")
     assert (sent["address"], sent["port"], sent["protocol"]) == ("127.0.0.1", 7007, "udp")
