@@ -28,6 +28,7 @@ class Job(NamedTuple):
         quiet: Its output goes to a log beside the results, shown where it fails.
         prepares: It only makes what others need, and writes no results.
         after: The command that it needs to have ended, by name; one that began before it.
+        waits: It waits most of its time, so it is run beside the others and not in turn with them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Job(NamedTuple):
     quiet: bool = False
     prepares: bool = False
     after: str = ""
+    waits: bool = False
 
 
 KINDS = ("check", "unit", "kernel", "vm", "system", "molecule", "long")
@@ -44,6 +46,10 @@ LONG = (
     "system demo", "system incident", "system kernel_upgrade",
 )  # fmt: skip
 """What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
+FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
+"""Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
+WAITING = ("kernel fleets",)
+"""What waits more than it works."""
 TOGETHER = ("vm", "kernel", "molecule", "system", "long", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
@@ -87,7 +93,7 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
             Job(kind, (*pytest, "-m", "not kernel and not vm and not system"), file, quiet=True)
         ]
     if kind == "kernel":
-        return [Job(kind, (*pytest, "-m", "kernel", "tests/kernel"), file, quiet=True)]
+        return kernel_jobs(results)
     if kind in ("molecule", "system", "long"):
         scenarios = sorted(path.parent.name for path in SCENARIOS.glob("*/molecule.yml"))
         found = [molecule_job(name, results) for name in scenarios]
@@ -100,6 +106,24 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
         Job(f"vm {name}", (*vm, "--kernel", name), results / f"vm-{name}.xml", quiet=True)
         for name in kernels
     ]
+
+
+def kernel_jobs(results: Path) -> list[Job]:
+    """Return the commands that run tests/kernel: those of fleets, and the others."""
+    folder = Path("tests/kernel")
+    fleets = sorted(
+        folder / each.name for name in FLEETS for each in (REPOSITORY / folder).glob(name)
+    )
+    chosen = {
+        "kernel fleets": list(map(str, fleets)),
+        "kernel": [str(folder), *(f"--ignore={path}" for path in fleets)],
+    }
+    found = []
+    for name, words in chosen.items():
+        file = results / f"{name.replace(' ', '-')}.xml"
+        argv = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}", "-m", "kernel")
+        found.append(Job(name, (*argv, *words), file, quiet=True, waits=name in WAITING))
+    return found
 
 
 def ordered(wanted: Mapping[str, list[Job]], results: Path) -> list[Job]:
@@ -129,7 +153,8 @@ def system_job(path: Path, results: Path) -> Job:
     file = results / f"system-{name}.xml"
     pytest = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}")
     argv = (*pytest, "-m", "system", str(path.relative_to(REPOSITORY)))
-    return Job(f"system {name}", argv, file, quiet=True, after=SYSTEM_IMAGE)
+    name = f"system {name}"
+    return Job(name, argv, file, quiet=True, after=SYSTEM_IMAGE, waits=name in WAITING)
 
 
 def molecule_job(name: str, results: Path) -> Job:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from testrun.kinds import KINDS as ALL
-from testrun.kinds import LONG, machines_at_once, stages
+from testrun.kinds import LONG, WAITING, machines_at_once, stages
 
 KERNELS = ("6.1", "7.2")
 KINDS = tuple(kind for kind in ALL if kind != "long")
@@ -19,9 +19,10 @@ def test_what_takes_long_is_one_stage_and_each_short_kind_one_before_it(tmp_path
 
 def test_the_longest_begin_first(tmp_path: Path) -> None:
     names = [job.name for job in stages(KINDS, tmp_path, KERNELS)[-1].jobs]
-    assert names[:5] == ["system image", "vm 6.1", "vm 7.2", "molecule image", "kernel"]
-    assert [name.split()[0] for name in names[5:7]] == ["molecule", "system"]
-    assert {name.split()[0] for name in names[6:-1]} == {"system"}
+    first = ["system image", "vm 6.1", "vm 7.2", "molecule image", "kernel fleets", "kernel"]
+    assert names[:6] == first
+    assert [name.split()[0] for name in names[6:8]] == ["molecule", "system"]
+    assert {name.split()[0] for name in names[7:-1]} == {"system"}
     assert names[-1] == "unit"
 
 
@@ -53,13 +54,27 @@ def test_what_is_run_side_by_side_keeps_its_output_to_itself(tmp_path: Path) -> 
 def test_only_what_was_asked_for_is_run(tmp_path: Path) -> None:
     assert [stage.name for stage in stages(("unit",), tmp_path, KERNELS)] == ["unit"]
     (stage,) = stages(("kernel", "vm"), tmp_path, KERNELS)
-    assert [job.name for job in stage.jobs] == ["vm 6.1", "vm 7.2", "kernel"]
+    assert [job.name for job in stage.jobs] == ["vm 6.1", "vm 7.2", "kernel fleets", "kernel"]
 
 
 def test_a_kind_without_a_command_is_told_and_not_forgotten(tmp_path: Path) -> None:
     (stage,) = stages(("vm", "kernel"), tmp_path, ())
     assert stage.empty == ["vm"]
-    assert [job.name for job in stage.jobs] == ["kernel"]
+    assert [job.name for job in stage.jobs] == ["kernel fleets", "kernel"]
+
+
+def test_every_file_of_kernel_tests_is_run_once(tmp_path: Path) -> None:
+    fleets, others = stages(("kernel",), tmp_path, ())[0].jobs
+    files = {word for word in fleets.argv if word.endswith(".py")}
+    left_out = {word.removeprefix("--ignore=") for word in others.argv if "--ignore=" in word}
+    assert files == left_out
+    assert len(files) > 5
+    assert "tests/kernel" in others.argv
+
+
+def test_what_waits_is_run_beside_the_others_not_in_turn_with_them(tmp_path: Path) -> None:
+    jobs = [job for stage in stages(KINDS, tmp_path, KERNELS) for job in stage.jobs]
+    assert {job.name for job in jobs if job.waits} == set(WAITING)
 
 
 def test_a_small_host_runs_one_at_a_time() -> None:
