@@ -13,7 +13,7 @@ from aegis_tools.control import footprint
 from aegis_tools.control.live import Live
 from aegis_tools.errors import DriftError, UsageError
 from aegis_tools.kernel.accounting import Kernel, read_kernel
-from aegis_tools.kernel.loader import LoadOptions
+from aegis_tools.kernel.loader import RINGBUF_BYTES, LoadOptions
 from aegis_tools.kernel.pins import Pins
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def _sizes(pins: Pins, options: LoadOptions) -> footprint.Sizes:
 
         with Live(pins) as live:
             return sizes_of(live)
-    return footprint.Sizes(options.ringbuf_bytes, options.capacities, options.max_hits)
+    ring = options.ringbuf_bytes or RINGBUF_BYTES
+    return footprint.Sizes(ring, options.capacities, options.max_hits)
 
 
 def _verify(app: App, pins: Pins, kernel: Kernel, entries: dict[str, int] | None) -> int:

@@ -45,8 +45,7 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
         dest="ringbuf_bytes",
         type=types.number(4096, 1 << 30),
         metavar="BYTES",
-        default=loader.RINGBUF_BYTES,
-        help="event ring, a power of two (default: %(default)s)",
+        help=f"event ring, a power of two (default: {loader.RINGBUF_BYTES})",
     )
 
 
