@@ -11,6 +11,7 @@ from aegis_tools.cli.load import add_size_options, size_options
 from aegis_tools.cli.output import App, table
 from aegis_tools.control import footprint
 from aegis_tools.control.live import Live
+from aegis_tools.control.quantities import human
 from aegis_tools.errors import DriftError, UsageError
 from aegis_tools.kernel.accounting import Kernel, read_kernel
 from aegis_tools.kernel.loader import RINGBUF_BYTES, LoadOptions
@@ -153,10 +154,3 @@ def as_text(found: footprint.Footprint, over: list[footprint.MapMemory]) -> str:
     ]
     lines += [f"warning: {m.name} holds {m.capacity}, {m.entries} are needed" for m in over]
     return "\n".join(lines)
-
-
-def human(size: int) -> str:
-    """Return a size for a person."""
-    if size < 1 << 20:
-        return f"{size / 1024:.1f} KiB"
-    return f"{size / (1 << 20):.2f} MiB"

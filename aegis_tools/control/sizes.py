@@ -24,9 +24,30 @@ AGENT_CPU = 0.5
 """Share of one CPU that is too much for the agent."""
 TIGHT = 0.8
 """Share of a map from which on it is too full."""
+DAYS = 30
+"""For which the growth of a map is foreseen."""
 MOST_ENTRIES = 1 << 24
 HITS = "rule_hits"
-_SIZED = {HITS, *(spec.name for spec in POLICY_MAPS)}
+OPTIONS = {
+    "--max-rules": ("rules",),
+    "--max-deny-inodes": ("deny_inode_map",),
+    "--max-deny-paths": ("deny_path_map", "audit_path_map"),
+    "--max-deny-dirs": ("deny_dir_map",),
+    "--max-deny-ports": ("deny_port_map",),
+    "--max-allow-cgroups": ("allow_cgroup_map",),
+    "--max-manual-rules": ("manual_rules",),
+    "--max-network-entries": (
+        "deny_ipv4_map",
+        "deny_ipv6_map",
+        "deny_cidr_v4_map",
+        "deny_cidr_v6_map",
+        "deny_ip_port_v4_map",
+        "deny_ip_port_v6_map",
+    ),
+}
+"""Options of ``load``, and the maps that each gives a size."""
+SIZED = {HITS, *(spec.name for spec in POLICY_MAPS)}
+"""Maps whose size can be chosen."""
 
 
 def ring_size(needed: float, *, present: int = PAGE, most: int = RING_MOST) -> int:
@@ -46,9 +67,14 @@ def events_in(ring_bytes: int, record: int = FILE_RECORD) -> int:
     return (ring_bytes - 1) // record
 
 
+def option_of(name: str) -> str:
+    """Return the option of ``load`` that gives a policy map its size."""
+    return next(option for option, names in OPTIONS.items() if name in names)
+
+
 def full(uses: Iterable[MapUse], at: float) -> list[MapUse]:
     """Return the maps that are as full as ``at`` and can be made larger, the fullest first."""
-    found = [use for use in uses if use.name in _SIZED and use.entries and use.share >= at]
+    found = [use for use in uses if use.name in SIZED and use.entries and use.share >= at]
     return sorted(found, key=lambda use: (-use.share, use.name))
 
 
@@ -64,7 +90,7 @@ def enough(uses: Collection[MapUse], wanted: Mapping[str, int], at: float) -> di
     found: dict[str, int] = {}
     for use in uses:
         entries = max(use.entries, wanted.get(use.name, 0))
-        if use.name not in _SIZED or not entries or entries < at * use.capacity:
+        if use.name not in SIZED or not entries or entries < at * use.capacity:
             continue
         name, size = use.name, 1 << (2 * entries - 1).bit_length()
         if name == HITS:  # it has room for as many as there may be rules
