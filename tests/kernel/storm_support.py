@@ -26,7 +26,7 @@ while True:
     time.sleep(0.5)
 """
 FILES = 50
-READY_SECONDS = 60
+READY_SECONDS = 120
 
 
 def policy_of(folder: Path) -> Path:
