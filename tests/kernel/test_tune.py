@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from aegis_tools.control.sizes import FILE_RECORD, NET_RECORD, events_in
 from aegis_tools.control.tune.adjust import carry_out
 from aegis_tools.control.tune.advise import advise
 from aegis_tools.control.tune.observe import observe
+from aegis_tools.errors import KernelError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.layout import POLICY_MAPS, SAMPLE_ALL, Config, Stat
 from aegis_tools.kernel.pins import Pins
@@ -234,6 +236,16 @@ def test_what_was_enlarged_meanwhile_does_not_become_smaller(crowded: Host) -> N
     with locked(crowded.paths.lock, "test"):
         assert carry_out(crowded.paths, NO_LSM, advice) == (False, False)
     assert capacity(crowded, "rules") == 4096
+
+
+def test_what_does_not_fit_into_memory_is_not_done(crowded: Host) -> None:
+    with crowded.live() as live:
+        advice = advise(observe(crowded.paths, live, seconds=0.1, stretch=2))
+    assert advice.memory.fits
+    lacking = replace(advice, memory=advice.memory._replace(room=advice.memory.after - 1))
+    with locked(crowded.paths.lock, "test"), pytest.raises(KernelError, match="there is room for"):
+        carry_out(crowded.paths, NO_LSM, lacking)
+    assert capacity(crowded, "rules") == 512
 
 
 def test_sizes_stay_while_a_change_waits(crowded: Host, tmp_path: Path) -> None:

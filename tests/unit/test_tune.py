@@ -342,6 +342,14 @@ def test_maps_are_never_recommended_smaller_than_what_is_in_them(entries: dict[s
         assert size >= min(2 * entries.get(name, 0), MOST_ENTRIES)
 
 
+def test_the_memory_of_all_is_what_each_takes_more() -> None:
+    many = {"deny_inode_map": 60000}
+    advice = advise(seen(1000, maps=outlooks(**many), entries=many))
+    more = [one.memory for one in advice.items if one.changed]
+    assert len(more) == 2
+    assert advice.memory.after - advice.memory.now == sum(more)
+
+
 def test_what_does_not_fit_into_memory_is_said_and_not_done() -> None:
     many = {"deny_inode_map": 60000}
     observed = seen(1000, maps=outlooks(**many), entries=many, room=Room(4 << 20, "memory"))

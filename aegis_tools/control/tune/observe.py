@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from aegis_tools.control import capacity
 from aegis_tools.control.accounted import sizes_of
+from aegis_tools.control.bootclock import boot_ns
 from aegis_tools.control.capacity import Outlook
 from aegis_tools.control.footprint import Sizes
 from aegis_tools.control.heartbeat import agent_cpu, read_heartbeat
@@ -148,7 +149,7 @@ def observe(
         peak=peak(looks),
         sent=last.sent,
         dropped=last.dropped,
-        uptime=time.clock_gettime(time.CLOCK_BOOTTIME),
+        uptime=boot_ns() / 1e9,
         sample_rate=setting("event-sample-rate").get(live),
         reader=bool(is_held(paths.events_lock)),
         agent=_meanwhile(agent, _agent(paths), mean.seconds),
