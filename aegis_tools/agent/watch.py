@@ -163,7 +163,7 @@ class Watch:
                 WARNING,
                 f"warning: {now - self._last} events dropped, {now - self._first} since the start "
                 "(the ring was full; what was denied was denied); "
-                "larger: aegisbpf load --replace --ringbuf-size=BYTES",
+                "how large it should be: aegisbpf tune",
             )
             self._last = now
 

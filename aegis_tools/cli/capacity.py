@@ -63,8 +63,7 @@ def as_text(found: list[Outlook], samples: int, over: list[str], warn: int) -> s
         lines.append(f"not enough data for a trend: {many} so far")
     lines += [f"warning: {name} is {warn}% full or more" for name in over]
     if over:
-        lines.append("  next: aegisbpf block clear-stale; or load with larger maps: "
-                     "aegisbpf load --help")  # fmt: skip
+        lines.append("  next: aegisbpf block clear-stale; or larger maps, live: aegisbpf tune")
     return "\n".join(lines)
 
 

@@ -11,9 +11,10 @@ from aegis_tools.cli.load import add_size_options, size_options
 from aegis_tools.cli.output import App, table
 from aegis_tools.control import footprint
 from aegis_tools.control.live import Live
+from aegis_tools.control.quantities import human
 from aegis_tools.errors import DriftError, UsageError
 from aegis_tools.kernel.accounting import Kernel, read_kernel
-from aegis_tools.kernel.loader import LoadOptions
+from aegis_tools.kernel.loader import RINGBUF_BYTES, LoadOptions
 from aegis_tools.kernel.pins import Pins
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def _sizes(pins: Pins, options: LoadOptions) -> footprint.Sizes:
 
         with Live(pins) as live:
             return sizes_of(live)
-    return footprint.Sizes(options.ringbuf_bytes, options.capacities, options.max_hits)
+    ring = options.ringbuf_bytes or RINGBUF_BYTES
+    return footprint.Sizes(ring, options.capacities, options.max_hits)
 
 
 def _verify(app: App, pins: Pins, kernel: Kernel, entries: dict[str, int] | None) -> int:
@@ -152,10 +154,3 @@ def as_text(found: footprint.Footprint, over: list[footprint.MapMemory]) -> str:
     ]
     lines += [f"warning: {m.name} holds {m.capacity}, {m.entries} are needed" for m in over]
     return "\n".join(lines)
-
-
-def human(size: int) -> str:
-    """Return a size for a person."""
-    if size < 1 << 20:
-        return f"{size / 1024:.1f} KiB"
-    return f"{size / (1 << 20):.2f} MiB"

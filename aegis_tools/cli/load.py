@@ -9,33 +9,16 @@ from aegis_tools.cli.output import App
 from aegis_tools.control import survival
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked
+from aegis_tools.control.sizes import OPTIONS
 from aegis_tools.errors import KernelError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.features import check_enabled, mount_securityfs, read_host_features
 from aegis_tools.kernel.pins import Pins
 
-CAPACITY_OPTIONS = {
-    "--max-rules": ("rules",),
-    "--max-deny-inodes": ("deny_inode_map",),
-    "--max-deny-paths": ("deny_path_map", "audit_path_map"),
-    "--max-deny-dirs": ("deny_dir_map",),
-    "--max-deny-ports": ("deny_port_map",),
-    "--max-allow-cgroups": ("allow_cgroup_map",),
-    "--max-manual-rules": ("manual_rules",),
-    "--max-network-entries": (
-        "deny_ipv4_map",
-        "deny_ipv6_map",
-        "deny_cidr_v4_map",
-        "deny_cidr_v6_map",
-        "deny_ip_port_v4_map",
-        "deny_ip_port_v6_map",
-    ),
-}
-
 
 def add_size_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that size the maps at load."""
-    for option, names in CAPACITY_OPTIONS.items():
+    for option, names in OPTIONS.items():
         parser.add_argument(
             option, type=types.positive, metavar="N", help=f"entries of {', '.join(names)}"
         )
@@ -45,8 +28,7 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
         dest="ringbuf_bytes",
         type=types.number(4096, 1 << 30),
         metavar="BYTES",
-        default=loader.RINGBUF_BYTES,
-        help="event ring, a power of two (default: %(default)s)",
+        help=f"event ring, a power of two (default: {loader.RINGBUF_BYTES})",
     )
 
 
@@ -54,7 +36,7 @@ def size_options(arguments: argparse.Namespace) -> loader.LoadOptions:
     """Return the sizes that were asked for."""
     given = {
         name: getattr(arguments, option[2:].replace("-", "_"))
-        for option, names in CAPACITY_OPTIONS.items()
+        for option, names in OPTIONS.items()
         for name in names
     }
     capacities = {name: value for name, value in given.items() if value is not None}

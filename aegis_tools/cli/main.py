@@ -54,6 +54,7 @@ COMMANDS = {
     "health": ("health", "what works: pending, active, working"),
     "footprint": ("footprint", "kernel memory that a policy needs"),
     "capacity": ("capacity", "how full the maps are, and when they will be"),
+    "tune": ("tune", "ring, sample rate and map sizes that fit what is observed; live"),
     "why": ("why", "which rule would match a path or an address"),
     "history": ("history", "who changed what, and when"),
     "monitor": ("monitor", "what processes, files, network, memory and disks do, live"),

@@ -187,7 +187,7 @@ def note_sizes(app: App, live: Live, options: loader.LoadOptions) -> None:
     """Say which sizes cannot be changed while loaded."""
     wrong = [name for name, size in options.capacities.items() if live.capacity(name) != size]
     size = live.map("events").max_entries
-    if options.ringbuf_bytes not in (loader.RINGBUF_BYTES, size):
+    if options.ringbuf_bytes not in (None, size):
         wrong.append("events")
     if wrong:
         app.note(

@@ -160,8 +160,7 @@ def _state(paths: Paths) -> tuple[BootState, StateError | None]:
 
 
 def _sizes(state: BootState) -> loader.LoadOptions:
-    ring = state.ringbuf_bytes or loader.RINGBUF_BYTES
-    return loader.LoadOptions(capacities=state.capacities, ringbuf_bytes=ring)
+    return loader.LoadOptions(state.capacities, state.ringbuf_bytes or None)
 
 
 def _finish(

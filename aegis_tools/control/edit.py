@@ -34,7 +34,7 @@ from aegis_tools.control.lockout.check import refuse
 from aegis_tools.control.merge import ENTRY_MAPS, merge, tidy, usage, want_generation
 from aegis_tools.control.names import Names
 from aegis_tools.control.resolve import Identify, Rules, inherit_cidrs, resolve
-from aegis_tools.control.room import OPTIONS
+from aegis_tools.control.sizes import option_of
 from aegis_tools.errors import KernelError
 from aegis_tools.kernel.layout import (
     EDITING,
@@ -441,7 +441,7 @@ def _set(inner: Map, name: str, key: bytes, value: bytes) -> None:
     except KernelError as error:
         if "capacity" not in error.data:
             raise
-        option = OPTIONS.get(name, "--max-network-entries")
+        option = option_of(name)
         raise KernelError(
             f"{name} is full: it holds {inner.max_entries} entries",
             hint="make room, live: aegisbpf incident map-full   "

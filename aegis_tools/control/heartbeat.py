@@ -86,6 +86,24 @@ def read_sign(path: Path) -> dict[str, Any] | None:
     return found if strictjson.is_integer(boot, 0, 2**63 - 1) else None
 
 
+def agent_cpu(paths: Paths, proc: Path = Path("/proc")) -> float | None:
+    """Return the CPU seconds that the agent has taken; None where it does not run.
+
+    utime and stime are the fields 14 and 15 of ``/proc/PID/stat``, proc(5); the name in the second
+    may hold anything, so they are counted from its end.
+    """
+    found = read_heartbeat(paths)
+    pid = found.get("pid") if found else None
+    if not isinstance(pid, int):
+        return None
+    try:
+        text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        words = text.rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 class Life(NamedTuple):
     """Whether the agent lives.
 

@@ -34,3 +34,12 @@ def parse_size(text: str) -> int:
     if not _LEAST <= found <= _MOST:
         raise UsageError(f"{text[:40]!r} is no size", hint="write it like 64M or 1G")
     return found
+
+
+def human(size: int) -> str:
+    """Return a size for a person."""
+    if size < 1 << 20:
+        return f"{size / 1024:.1f} KiB"
+    if size < 1 << 30:
+        return f"{size / (1 << 20):.2f} MiB"
+    return f"{size / (1 << 30):.2f} GiB"

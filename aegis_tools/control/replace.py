@@ -106,10 +106,10 @@ def _sizes(pins: Pins, asked: loader.LoadOptions) -> loader.LoadOptions:
             capacities[spec.name] = int.from_bytes(value, "little") or spec.capacity
     with pins.open_map("events") as events, pins.open_map("rule_hits") as hits:
         ring, most = events.max_entries, hits.max_entries
-    if asked.ringbuf_bytes != loader.RINGBUF_BYTES:
-        ring = asked.ringbuf_bytes
     return loader.LoadOptions(
-        {**capacities, **asked.capacities}, ring, max(most, asked.capacities.get("rules", 0))
+        {**capacities, **asked.capacities},
+        asked.ringbuf_bytes or ring,
+        max(most, asked.capacities.get("rules", 0)),
     )
 
 

@@ -5,22 +5,13 @@ from __future__ import annotations
 from aegis_tools.control.footprint import counted_full, slot_memory
 from aegis_tools.control.live import Live
 from aegis_tools.control.resolve import Rules
+from aegis_tools.control.sizes import option_of
 from aegis_tools.errors import KernelError, PolicyError
 from aegis_tools.kernel import accounting
 from aegis_tools.kernel.accounting import Kernel, Room
 from aegis_tools.kernel.cgroups import mount_point
 from aegis_tools.kernel.layout import POLICY_MAPS
 
-OPTIONS = {
-    "deny_inode_map": "--max-deny-inodes",
-    "deny_path_map": "--max-deny-paths",
-    "audit_path_map": "--max-deny-paths",
-    "deny_dir_map": "--max-deny-dirs",
-    "deny_port_map": "--max-deny-ports",
-    "allow_cgroup_map": "--max-allow-cgroups",
-    "rules": "--max-rules",
-    "manual_rules": "--max-manual-rules",
-}
 _HINTS = {
     "memory": "free memory, or deny directories and networks instead of single files",
     "cgroup": "raise the memory limit of this service or session (MemoryMax=)",
@@ -50,7 +41,7 @@ def check_entries(live: Live, rules: Rules) -> None:
     for spec in POLICY_MAPS:
         wanted, capacity = len(rules.maps[spec.name]), live.capacity(spec.name)
         if wanted > capacity:
-            option = OPTIONS.get(spec.name, "--max-network-entries")
+            option = option_of(spec.name)
             found.append((spec.name, wanted, capacity, option))
     if not found:
         return

@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aegis_tools.control.capacity import read_use
-from aegis_tools.control.heartbeat import read_heartbeat
+from aegis_tools.control.heartbeat import agent_cpu
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import Names
 from aegis_tools.control.settings import setting
+from aegis_tools.control.sizes import AGENT_CPU, FILE_RECORD, PAUSE, ring_size
 from aegis_tools.control.stats import MapUse, read_programs
 from aegis_tools.kernel import syscall
 from aegis_tools.kernel.layout import Stat
@@ -153,24 +153,6 @@ def look(paths: Paths, live: Live, *, clock: Callable[[], float] = time.monotoni
     return Look(clock(), live.stats(), hits, programs, agent_cpu(paths))
 
 
-def agent_cpu(paths: Paths, proc: Path = Path("/proc")) -> float | None:
-    """Return the CPU seconds that the agent has taken; None where it does not run.
-
-    utime and stime are the fields 14 and 15 of ``/proc/PID/stat``, proc(5); the name in the second
-    may hold anything, so they are counted from its end.
-    """
-    found = read_heartbeat(paths)
-    pid = found.get("pid") if found else None
-    if not isinstance(pid, int):
-        return None
-    try:
-        text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        words = text.rpartition(")")[2].split()
-        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def between(first: Look, second: Look, *, names: Callable[[int], str] = str) -> Costs:
     """Return what lies between two looks; counters that went back are none of them.
 
@@ -266,7 +248,7 @@ class Limits:
 
     dropped: float = 0.0
     hook_cpu: float = 0.10
-    agent_cpu: float = 0.5
+    agent_cpu: float = AGENT_CPU
     events: float = 5000.0
     map_share: float = 0.90
 
@@ -327,13 +309,6 @@ def _quiet(found: Costs) -> tuple[str, ...]:
     return (f"{command} ({rate:.0f} matches a second{by})",)
 
 
-RING_MOST = 64 << 20
-_EVENT_BYTES = 512
-"""What an event takes in the ring, roughly: 136 bytes and a path."""
-_PAUSE = 2.0
-"""Seconds for which the agent may not read: a look at everything, or a slow disk."""
-
-
 def ring_for(found: Costs) -> int:
     """Return the ring that would hold what comes while the agent pauses: a power of two.
 
@@ -342,10 +317,8 @@ def ring_for(found: Costs) -> int:
     offered = found.rates["events"] + found.rates["dropped"]
     if 0 < found.sample_rate < 1:
         offered /= found.sample_rate
-    needed = int(min(offered * _PAUSE * _EVENT_BYTES, RING_MOST))
-    wanted = max(needed, 4 * found.ring_bytes, 4096)
-    size = 1 << (wanted - 1).bit_length()
-    return max(min(size, RING_MOST), found.ring_bytes)
+    needed = max(offered * FILE_RECORD * PAUSE, 4 * found.ring_bytes)
+    return ring_size(needed, present=found.ring_bytes)
 
 
 _COMPARED = (

@@ -207,8 +207,7 @@ def _sizes(case: Case, finding: Finding) -> loader.LoadOptions:
     with contextlib.suppress(StateError):
         state = read_boot_state(case.paths)
         if finding.cause is not Cause.MAP_SIZE:
-            ring = state.ringbuf_bytes or loader.RINGBUF_BYTES
-            return loader.LoadOptions(state.capacities, ring)
+            return loader.LoadOptions(state.capacities, state.ringbuf_bytes or None)
     return loader.LoadOptions()
 
 

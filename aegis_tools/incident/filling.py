@@ -1,4 +1,4 @@
-"""Who fills a map, and how large it has to be: judged from what stands in it."""
+"""Who fills a map: judged from what stands in it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any, NamedTuple
 from aegis_tools.control.history import Entry
 from aegis_tools.control.live import Entries, uids_of
 from aegis_tools.control.stats import MapUse
-from aegis_tools.kernel.layout import POLICY_MAPS
 from aegis_tools.policy.model import Rule
 
-MOST_ENTRIES = 1 << 24
 _SHOWN = 5
 _BY_UID = ("rules", "manual_rules")
-HITS = "rule_hits"
-_SIZED = {HITS, *(spec.name for spec in POLICY_MAPS)}
 
 
 class Filler(NamedTuple):
@@ -96,30 +92,3 @@ def adders(
         for (by, action), count in added.most_common(_SHOWN)
         if count
     ]
-
-
-def full(uses: Iterable[MapUse], at: float) -> list[MapUse]:
-    """Return the maps that are as full as ``at`` and can be made larger, the fullest first."""
-    found = [use for use in uses if use.name in _SIZED and use.entries and use.share >= at]
-    return sorted(found, key=lambda use: (-use.share, use.name))
-
-
-def enough(uses: Collection[MapUse], wanted: Mapping[str, int], at: float) -> dict[str, int]:
-    """Return the sizes of maps that are too small, so that each is half full afterwards at most.
-
-    Args:
-        uses: How full the maps are.
-        wanted: Entries that a policy needs, by map; maps that are missing need what they have.
-        at: From this share on a map is too full.
-    """
-    capacities = {use.name: use.capacity for use in uses}
-    found: dict[str, int] = {}
-    for use in uses:
-        entries = max(use.entries, wanted.get(use.name, 0))
-        if use.name not in _SIZED or not entries or entries < at * use.capacity:
-            continue
-        name, size = use.name, 1 << (2 * entries - 1).bit_length()
-        if name == HITS:  # it has room for as many as there may be rules
-            name, size = "rules", max(size, 2 * capacities.get("rules", 0))
-        found[name] = min(max(size, found.get(name, 0)), MOST_ENTRIES)
-    return {name: size for name, size in found.items() if size > capacities.get(name, 0)}

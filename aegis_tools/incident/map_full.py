@@ -28,6 +28,7 @@ from aegis_tools.control.posture import read_posture
 from aegis_tools.control.remember import remember
 from aegis_tools.control.resolve import Identify
 from aegis_tools.control.room import check_entries
+from aegis_tools.control.sizes import HITS, enough, full
 from aegis_tools.control.source import Source, read_source
 from aegis_tools.control.staging import stage
 from aegis_tools.control.store import Store
@@ -143,7 +144,7 @@ class _MapFull:
 
     def _sizes(self) -> dict[str, int]:
         """Return the sizes that maps must have and have not."""
-        found = filling.enough(self.uses, self.wanted, self.asked.at)
+        found = enough(self.uses, self.wanted, self.asked.at)
         given = {use.name: self.asked.sizes[use.name] for use in self.uses
                  if self.asked.sizes.get(use.name, use.capacity) != use.capacity}  # fmt: skip
         return {**found, **given}
@@ -157,9 +158,9 @@ class _MapFull:
         with Live(self.pins) as live:
             names = Names(live, paths)
             named, by_hand = names.all(), set(live.manual_rules())
-            full = filling.full(self.uses, self.asked.at)
-            maps = {use.name: live.entries(use.name) for use in full if use.name != filling.HITS}
-        found = filling.fillers(full, maps, by_hand, named)
+            tight = full(self.uses, self.asked.at)
+            maps = {use.name: live.entries(use.name) for use in tight if use.name != HITS}
+        found = filling.fillers(tight, maps, by_hand, named)
         record.fact("maps", [use._asdict() for use in self.uses])
         record.fact("fillers", [one.to_dict() for one in found])
         record.fact("policy_problem", self.problem)
@@ -183,7 +184,7 @@ class _MapFull:
             self._measure()
 
     def _is_tight(self) -> bool:
-        return bool(filling.full(self.uses, self.asked.at) or self._sizes())
+        return bool(full(self.uses, self.asked.at) or self._sizes())
 
     def _stale(self) -> list[stale.Finding]:
         with Live(self.pins) as live, Identifier(live.pins) as identify:
@@ -313,12 +314,12 @@ class _MapFull:
         paths, now = self.case.paths, self.case.seams.boot_ns()
         with Live(self.pins) as live:
             uses = capacity.read_use(live)
-        full = [] if self.case.dry_run else filling.full(uses, self.asked.at)
-        if full:
+        tight = [] if self.case.dry_run else full(uses, self.asked.at)
+        if tight:
             raise KernelError(
-                f"still full: {full[0].line()}",
+                f"still full: {tight[0].line()}",
                 hint="take rules out, or deny directories instead of single files",
-                data={"still_full": [use.name for use in full]},
+                data={"still_full": [use.name for use in tight]},
             )
         pending = None
         with contextlib.suppress(AegisError):

@@ -48,6 +48,7 @@ EVENT = struct.Struct("QQIIIIIIQQQBBBBHBB16s16s16s")
 EVENT_SAME = 28
 """Offset of what is the same for repetitions of an event: struct event from dev on."""
 FILE_EVENT_TAIL = struct.Struct("II")
+FILE_EVENT_SIZE = EVENT.size + FILE_EVENT_TAIL.size + EVENT_PATH
 INODE_ID = struct.Struct("QIIII")
 
 DIR_HAS_NAMES = 1

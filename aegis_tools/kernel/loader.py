@@ -42,16 +42,17 @@ class LoadOptions:
 
     Attributes:
         capacities: max_entries of policy maps, by name; the rest keep their default.
-        ringbuf_bytes: Size of the event ring, a power of two of at least one page.
+        ringbuf_bytes: Size of the event ring, a power of two of at least one page; None for what
+            is loaded, and RINGBUF_BYTES where nothing is.
         max_hits: Rules whose hits are counted one by one.
     """
 
     capacities: Mapping[str, int] = field(default_factory=dict)
-    ringbuf_bytes: int = RINGBUF_BYTES
+    ringbuf_bytes: int | None = None
     max_hits: int = MAX_HITS
 
     def __post_init__(self) -> None:
-        size = self.ringbuf_bytes
+        size = RINGBUF_BYTES if self.ringbuf_bytes is None else self.ringbuf_bytes
         if size < 4096 or size > 1 << 30 or size & (size - 1):
             raise KernelError(
                 f"{size} is no ring buffer size",
@@ -260,7 +261,7 @@ def _load_object(
     path = str(verify_object(name, objects))
     events, hits = (str(staging.path("premade", map_)) for map_ in ("events", "rule_hits"))
     create = ["bpftool", "map", "create"]
-    size = str(options.ringbuf_bytes)
+    size = str(options.ringbuf_bytes or RINGBUF_BYTES)
     runner([*create, events, "type", "ringbuf", "key", "0", "value", "0", "entries", size,
             "name", "events"])  # fmt: skip
     runner([*create, hits, "type", "hash", "key", "8", "value", "24", "entries",
@@ -323,7 +324,7 @@ def check_sizes(pins: Pins, options: LoadOptions) -> None:
     with pins.open_map("events") as events:
         loaded["events"] = events.max_entries
     asked = dict(options.capacities)
-    if options.ringbuf_bytes != RINGBUF_BYTES:
+    if options.ringbuf_bytes is not None:
         asked["events"] = options.ringbuf_bytes
     other = [f"{name} {loaded[name]}, not {n}" for name, n in asked.items() if loaded[name] != n]
     if other:

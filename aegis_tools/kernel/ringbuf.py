@@ -24,6 +24,11 @@ HEADER = 8
 _POSITION = 1 << 64
 
 
+def taken(size: int) -> int:
+    """Return the bytes of the ring that a record of ``size`` bytes takes."""
+    return HEADER + ((size + 7) & ~7)
+
+
 class RingBuffer:
     """The consuming end of a ring: one process at a time. A context manager.
 
@@ -75,6 +80,11 @@ class RingBuffer:
     def consumed(self) -> int:
         """Bytes that were read since the ring was made."""
         return self._consumer[0]
+
+    @property
+    def produced(self) -> int:
+        """Bytes that were written since the ring was made."""
+        return self._producer[0]
 
     @property
     def pending(self) -> int:

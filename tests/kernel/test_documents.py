@@ -70,6 +70,8 @@ def typed(host: Controller, line: str) -> tuple[int, str]:
         "events.md",
         "metrics.md",
         "monitors.md",
+        "capacity-planning.md",
+        "tuning.md",
     ],
 )
 def test_every_line_of_a_document_runs_as_written(document: str, host: Controller) -> None:

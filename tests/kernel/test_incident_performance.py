@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import pytest
 from edit_support import Host
 from kernel_support import NO_LSM
-from storm_support import FILES, agent_again_and_again, storm
+from storm_support import policy_of, ready_agent, storm
 
-from aegis_tools.control.heartbeat import read_heartbeat
 from aegis_tools.control.live import Live
 from aegis_tools.incident import sampling
 from aegis_tools.kernel import loader
@@ -30,24 +28,14 @@ PERFORMANCE = (
 def stormy(paths: Paths, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Host:
     """Return a host with a ring of 64 KiB that watches the files of ``tmp_path/files``."""
     loader.load(Pins(paths.pins), NO_LSM, loader.LoadOptions(ringbuf_bytes=SMALL_RING))
-    folder, policy = tmp_path / "files", tmp_path / "policy.conf"
-    folder.mkdir()
-    names = [folder / f"f{number}" for number in range(FILES)]
-    for name in names:
-        name.touch()
-    policy.write_text("version=1\n[deny_path]\n" + "\n".join(map(str, names)) + "\n")
     host = Host(paths, capsys)
-    host("policy", "apply", policy)
+    host("policy", "apply", policy_of(tmp_path / "files"))
     return host
 
 
 @pytest.fixture
 def agent(stormy: Host, tmp_path: Path) -> Iterator[None]:
-    with agent_again_and_again(stormy.paths.root, tmp_path / "events"):
-        end = time.monotonic() + 60
-        while not (read_heartbeat(stormy.paths) or {}).get("ready"):
-            assert time.monotonic() < end, (tmp_path / "events.said").read_text()
-            time.sleep(0.05)
+    with ready_agent(stormy.paths, tmp_path / "events"):
         yield
 
 

@@ -171,7 +171,7 @@ def test_every_struct_of_the_header_is_compared() -> None:
 
 def test_a_file_event_is_an_event_a_tail_and_a_path(abi: Btf) -> None:
     size = layout.EVENT.size + layout.FILE_EVENT_TAIL.size
-    assert abi.size("file_event") == size + layout.EVENT_PATH
+    assert abi.size("file_event") == layout.FILE_EVENT_SIZE == size + layout.EVENT_PATH
     assert abi.fields("file_event") == [
         *python_fields(layout.EVENT),
         Field(layout.EVENT.size, 4),

@@ -146,6 +146,22 @@ def test_maps_that_are_not_as_wanted_are_replaced_with_what_they_hold(
     assert busy("load", "--replace", *more)["changed"] is False
 
 
+def test_a_ring_of_the_default_size_comes_back_when_it_is_asked_for(
+    busy: Host, loaded: Pins
+) -> None:
+    def ring() -> int:
+        with loaded.open_map("events") as events:
+            return events.max_entries
+
+    for words, size in (
+        (("--ringbuf-size", "1048576"), 1 << 20),
+        (("--max-deny-inodes", "99"), 1 << 20),
+        (("--ringbuf-size", str(loader.RINGBUF_BYTES)), loader.RINGBUF_BYTES),
+    ):
+        assert busy("load", "--replace", *words)["maps"] == "new"
+        assert ring() == size
+
+
 def test_where_the_kernel_refuses_the_new_programs_the_old_go_on(busy: Host, loaded: Pins) -> None:
     def failing(argv: Sequence[object], *, timeout: float = 60) -> str:
         if "loadall" in list(argv):

@@ -1,51 +1,17 @@
-"""Who fills a map, and how large it has to be."""
+"""Who fills a map."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from hypothesis import given
-from hypothesis import strategies as st
-
 from aegis_tools.control.history import Entry
 from aegis_tools.control.stats import MapUse
-from aegis_tools.incident.filling import MOST_ENTRIES, adders, enough, fillers, full
+from aegis_tools.incident.filling import adders, fillers
 from aegis_tools.incident.provenance import who
-from aegis_tools.kernel.layout import FILE_ENTRY, POLICY_MAPS
+from aegis_tools.kernel.layout import FILE_ENTRY
 from aegis_tools.policy.model import Kind, Op, Rule
-
-NAMES = [spec.name for spec in POLICY_MAPS]
 
 
 def use(entries: int, capacity: int, name: str = "deny_inode_map") -> MapUse:
     return MapUse(name, entries, capacity)
-
-
-def test_a_map_that_is_nearly_full_is_found_and_others_are_not() -> None:
-    uses = [use(84, 100), use(85, 100, "rules"), use(9, 10, "deny_dir_map"), use(8, 8, "nosuch")]
-    assert [one.name for one in full(uses, 0.85)] == ["deny_dir_map", "rules"]
-    assert full([use(0, 1)], 0.0) == []
-
-
-@given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 9000), st.integers(1, 9000))),
-       st.dictionaries(st.sampled_from(NAMES), st.integers(0, 20000)))  # fmt: skip
-def test_what_is_enough_is_larger_and_at_most_half_full(
-    found: list[tuple[str, int, int]], wanted: Mapping[str, int]
-) -> None:
-    uses = list({name: use(n, size, name) for name, n, size in found}.values())
-    sizes = enough(uses, wanted, 0.85)
-    for one in uses:
-        need = max(one.entries, wanted.get(one.name, 0))
-        if one.name in sizes:
-            assert sizes[one.name] > one.capacity
-            assert 2 * need <= sizes[one.name] <= MOST_ENTRIES
-        else:
-            assert need < 0.85 * one.capacity or need == 0
-
-
-def test_hits_get_room_where_rules_do() -> None:
-    assert enough([use(8, 8, "rule_hits"), use(1, 100, "rules")], {}, 0.85) == {"rules": 200}
-    assert full([use(8, 8, "rule_hits")], 0.85)
 
 
 def test_who_fills_is_told_by_rule_and_by_folder() -> None:

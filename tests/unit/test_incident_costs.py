@@ -9,15 +9,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aegis_tools.control.heartbeat import agent_cpu
+from aegis_tools.control.sizes import RING_MOST
 from aegis_tools.control.stats import MapUse
 from aegis_tools.incident.costs import (
-    RING_MOST,
     ByProcess,
     Costs,
     HookCost,
     Limits,
     Look,
-    agent_cpu,
     between,
     causes,
     compare,
@@ -102,7 +102,7 @@ def test_a_proposed_ring_is_a_power_of_two_and_never_smaller(
 
 
 def test_a_ring_holds_what_comes_while_the_agent_pauses() -> None:
-    assert ring_for(FULL) == 1 << 24  # 9,000 a second, 2 s, 512 bytes each
+    assert ring_for(FULL) == 1 << 24  # 9,000 a second, 2 s, 648 bytes each
     sampled = replace(FULL, sample_rate=0.5)
     assert ring_for(sampled) == 1 << 25
 
