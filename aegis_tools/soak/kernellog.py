@@ -29,7 +29,7 @@ _MOST = 16 << 20
 """Bytes that are read at most: no kernel keeps so many."""
 _WARNING = 4
 """KERN_WARNING: what is less urgent tells of no trouble."""
-_INFO = 6
+_INFO, _DEBUG = 6, 7
 
 _PSTORE = ("sys/fs/pstore", "var/lib/systemd/pstore")
 _CRASH = re.compile(r"dmesg-|[0-9]{5,}")
@@ -46,6 +46,16 @@ _DUMP = re.compile(r"^\s|^[RE]?[A-Z0-9]{2,3}:|^Modules linked in|^Code:|^Call Tr
 _BPF = re.compile(r"\bbpf|\bverifier\b|\baegis_", re.IGNORECASE)
 _MODULE = re.compile(r"^BPF:|failed to validate module")
 """BTF of a module that does not fit the kernel's: nothing of ours is in a module."""
+_KINDS = (
+    (_DEBUG, _PANIC, "panic"),
+    (_DEBUG, _STUCK, "warning"),
+    (_DEBUG, _BUG, "bug"),
+    (_WARNING, _MODULE, "warning"),
+    (_WARNING, _DUMP, ""),
+    (_WARNING, _BPF, "bpf"),
+    (_WARNING, re.compile("^WARNING: "), "warning"),
+)
+"""The first that fits: how urgent it is at least, what it says, which class that is."""
 
 
 class Message(NamedTuple):
@@ -111,26 +121,13 @@ def classify(message: Message) -> str:
     what was killed because the soak's own workload had used up what it may.
     """
     text, level = message.text, message.priority
-    if level > 7:  # not of the kernel
+    if level > _DEBUG:  # not of the kernel
         return ""
     killed = _OOM.match(text) if level <= _INFO else None
     if killed:
         return "warning" if WORKLOAD in killed["group"] else "oom"
-    if _PANIC.search(text):
-        return "panic"
-    if _STUCK.search(text):
-        return "warning"
-    if _BUG.search(text):
-        return "bug"
-    if level > _WARNING:
-        return ""
-    if _MODULE.search(text):
-        return "warning"
-    if _DUMP.search(text):
-        return ""
-    if _BPF.search(text):
-        return "bpf"
-    return "warning" if text.startswith("WARNING: ") else ""
+    kinds = (kind for least, shape, kind in _KINDS if level <= least and shape.search(text))
+    return next(kinds, "")
 
 
 def look(text: str, after: int) -> Log:
@@ -139,7 +136,9 @@ def look(text: str, after: int) -> Log:
     found = [(classify(one), one) for one in fresh]
     lost = fresh[0].sequence - after - 1 if fresh else 0
     return Log(
-        tuple(Found(kind, printable(one.text)[:MAX_TEXT], one.boot_s) for kind, one in found if kind),
+        tuple(
+            Found(kind, printable(one.text)[:MAX_TEXT], one.boot_s) for kind, one in found if kind
+        ),
         fresh[-1].sequence if fresh else after,
         lost,
     )
