@@ -1,7 +1,7 @@
 """The geometry of a plot over time: axes, thinned lines that break at gaps, what is marked. Pure.
 
 A panel says what is to be seen in units of the thing itself; :mod:`aegis_tools.soak.svg` and
-:mod:`aegis_tools.soak.png` draw it.
+scripts/plot_soak_metrics.py draw it.
 """
 
 from __future__ import annotations
@@ -65,12 +65,16 @@ class Line:
         tone: Its colour: ``c1`` to ``c6``, ``soft`` or ``limit``.
         bins: Its points in the order of time.
         band: Also show the least and the most of each point.
+        breaks: Seconds at which it ends and begins anew.
+        measured: It breaks where samples are missing.
     """
 
     name: str
     tone: str
     bins: Sequence[Bin]
     band: bool = False
+    breaks: Sequence[float] = ()
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -154,12 +158,13 @@ def _bin(held: Sequence[tuple[float, float]]) -> Bin:
     return Bin(at, min(values), sum(values) / len(values), max(values))
 
 
-def runs(bins: Sequence[Bin], gaps: Sequence[tuple[float, float]]) -> list[list[Bin]]:
-    """Return the pieces of a line that no gap divides."""
-    middles = sorted((low + high) / 2 for low, high in gaps)
+def runs(line: Line, gaps: Sequence[tuple[float, float]]) -> list[list[Bin]]:
+    """Return the pieces of a line that no gap and no break of its own divides."""
+    middles = [(low + high) / 2 for low, high in gaps] if line.measured else []
+    middles = sorted([*middles, *line.breaks])
     found: list[list[Bin]] = []
     number = 0
-    for one in bins:
+    for one in line.bins:
         before = number
         while number < len(middles) and middles[number] <= one.at:
             number += 1

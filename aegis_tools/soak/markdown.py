@@ -36,7 +36,7 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"> {_cell(text)}"
     yield ""
     yield from _head(report)
-    yield from _section("Criteria", _criteria(report["criteria"]))
+    yield from _section("Criteria", _criteria(report))
     yield from _section("Figures", _figures(report))
     yield from _section("Over time", _curves(report["series"]))
     yield from _section("Matches by rule", _rules(report["denials"]))
@@ -64,7 +64,10 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
 def environment(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what the soak ran on, and how: a name, and its text."""
     soak, host, policy = report["soak"], report["host"], report["policy"]
-    yield "Duration", f"{_when(soak['started'])} to {_when(soak['ended'])} UTC ({span(soak['length_s'])} of {span(soak['duration_s'])})"
+    yield (
+        "Duration",
+        f"{_when(soak['started'])} to {_when(soak['ended'])} UTC ({span(soak['length_s'])} of {span(soak['duration_s'])})",
+    )
     yield "Mode", _MODES.get(soak["mode"], soak["mode"])
     yield "Workload", soak["workload"]
     parts = [host["name"], _cpu(host), f"{host['memory_mb'] / 1024:.1f} GiB memory"]
@@ -78,7 +81,10 @@ def environment(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Policy", f"{policy['digest']}, serial {policy['serial']}"
         yield "Signed by", signers
     samples = report["samples"]
-    yield "Samples", f"{number(samples['made'])} of {number(samples['due'])} due, one in {span(soak['interval_s'])}"
+    yield (
+        "Samples",
+        f"{number(samples['made'])} of {number(samples['due'])} due, one in {span(soak['interval_s'])}",
+    )
     if soak["expected"]:
         yield "Expected denials", ", ".join(soak["expected"])
     if soak["note"]:
@@ -102,7 +108,7 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(("", ""), ((name, _cell(text)) for name, text in environment(report)))
 
 
-def _criteria(criteria: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _criteria(report: Mapping[str, Any]) -> Iterator[str]:
     rows = (
         (
             f"**{one['status']}**" if one["status"] != "PASS" else "PASS",
@@ -113,16 +119,20 @@ def _criteria(criteria: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             number(one["samples"]),
             _cell(one["why"]),
         )
-        for one in criteria
+        for one in report["criteria"]
     )
-    header = ("", "Criterion", "Value", "95 % interval", "Limit", "Samples", "Why")
+    header = ("", "Criterion", "Value", words.confidence(report), "Limit", "Samples", "Why")
     yield from _table(header, rows)
 
 
 def figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what was measured, each in one line."""
     found = report["figures"]
-    for name, label, unit in (("cpu", "CPU", "%"), ("memory", "Memory", "MB"), ("probe", "Open and close of a file", "µs")):
+    for name, label, unit in (
+        ("cpu", "CPU", "%"),
+        ("memory", "Memory", "MB"),
+        ("probe", "Open and close of a file", "µs"),
+    ):
         if found[name]:
             spread = found[name]
             told = ", ".join(f"{word} {number(spread[key])}" for key, word in _SPREAD)

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 from aegis_tools.control.files import printable
 
 Element = ElementTree.Element
-LONGEST = 2000
+_LONGEST_TEXT, _LONGEST_ATTRIBUTE = 2000, 1 << 20
+"""An attribute may be the whole shape of a line."""
 
 
 def make(tag: str, text: object = "", **attributes: object) -> Element:
@@ -24,7 +25,7 @@ def make(tag: str, text: object = "", **attributes: object) -> Element:
             ``aria_label``. What is None is left out.
     """
     found = Element(tag, {
-        name.rstrip("_").replace("_", "-"): clean(value)
+        name.rstrip("_").replace("_", "-"): clean(value, _LONGEST_ATTRIBUTE)
         for name, value in attributes.items()
         if value is not None
     })  # fmt: skip
@@ -48,9 +49,9 @@ def say(parent: Element, text: object) -> None:
         parent.text = (parent.text or "") + clean(text)
 
 
-def clean(value: object) -> str:
+def clean(value: object, longest: int = _LONGEST_TEXT) -> str:
     """Return a value as text in which everything can be seen."""
-    return printable(str(value), LONGEST)
+    return printable(str(value), longest)
 
 
 def html(root: Element) -> str:

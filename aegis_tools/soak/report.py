@@ -23,7 +23,7 @@ from aegis_tools.soak.folder import Folder, folder
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.reading import Soak
 from aegis_tools.soak.series import Axis, matches, series
-from aegis_tools.soak.verdict import Verdict, judge
+from aegis_tools.soak.verdict import CONFIDENCE, Verdict, judge
 
 FORMAT = 1
 MOST_TOLD = 200
@@ -54,6 +54,7 @@ def build(
             "text": verdict.text,
             "short": verdict.short,
             "minimum_s": verdict.minimum_s,
+            "confidence": CONFIDENCE,
         },
         "criteria": [asdict(one) for one in verdict.criteria],
         "figures": _figures(soak),
@@ -143,7 +144,7 @@ def _cost(soak: Soak) -> float | None:
 def _denials(soak: Soak) -> list[dict[str, Any]]:
     """Return what each rule matched in all, the most first."""
     found = []
-    for rule, grown in matches(soak.hits).items():
+    for rule, grown in matches(soak).items():
         blocks, audits = sum(one[1] for one in grown), sum(one[2] for one in grown)
         if blocks + audits:
             expected = rule in soak.settings.expected

@@ -13,7 +13,6 @@ from typing import Any
 
 from aegis_tools.soak.chart import BINS, thin
 from aegis_tools.soak.columns import Sample
-from aegis_tools.soak.hits import Hit
 from aegis_tools.soak.reading import Soak
 
 GAP = 3
@@ -91,7 +90,7 @@ def series(soak: Soak, axis: Axis) -> dict[str, Any]:
         found[name] = _thinned(_known(soak, axis, value), axis.end)
     for name, value in _COUNTERS.items():
         found[name] = _thinned(_grown(_known(soak, axis, value)), axis.end)
-    found["denials"] = _denials(soak.hits, axis)
+    found["denials"] = _denials(soak, axis)
     found["agent"] = _spans(soak, axis, "agent", lambda one: one.agent or "running")
     found["canary"] = _spans(soak, axis, "canary", lambda one: one.canary)
     return found
@@ -131,31 +130,30 @@ def _short(value: float) -> float:
     return int(found) if found == int(found) else found
 
 
-def matches(hits: Iterable[Hit]) -> dict[str, list[tuple[int, int, int]]]:
-    """Return by rule when it matched: (unix time, denials, let through), each since the last row.
+def matches(soak: Soak) -> dict[str, list[tuple[int, int, int]]]:
+    """Return by rule when it matched: (unix time, denials, let through) since the row before.
 
-    A rule's first row is all that is known before it: its counters began then or earlier, so it
-    counts from there.
+    What a rule had matched before the soak is in a row of the second in which that began.
     """
+    began = int(soak.settings.started)
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-    before: dict[str, Hit] = {}
-    for hit in hits:
-        last = before.get(hit.rule)
-        if last is not None:
-            anew = hit.blocks < last.blocks or hit.audits < last.audits
-            blocks, audits = (0, 0) if anew else (last.blocks, last.audits)
-            grown = (hit.timestamp, hit.blocks - blocks, hit.audits - audits)
-            found[hit.rule].append(grown)
-        before[hit.rule] = hit
-        found[hit.rule] = found[hit.rule]
+    before: dict[str, tuple[int, int]] = {}
+    for hit in soak.hits:
+        blocks, audits = before.get(hit.rule, (0, 0))
+        before[hit.rule] = hit.blocks, hit.audits
+        if hit.timestamp <= began:
+            continue
+        if hit.blocks < blocks or hit.audits < audits:  # counted anew
+            blocks = audits = 0
+        found[hit.rule].append((hit.timestamp, hit.blocks - blocks, hit.audits - audits))
     return dict(found)
 
 
-def _denials(hits: Sequence[Hit], axis: Axis) -> dict[str, Any]:
+def _denials(soak: Soak, axis: Axis) -> dict[str, Any]:
     """Return counts of matches in BARS equal times, of the rules that matched most."""
     width = axis.end / BARS
     by_rule: dict[str, list[int]] = {}
-    for rule, grown in matches(hits).items():
+    for rule, grown in matches(soak).items():
         counts = by_rule[rule] = [0] * BARS
         for unix, blocks, audits in grown:
             counts[min(BARS - 1, int(axis.of(unix) / width))] += blocks + audits

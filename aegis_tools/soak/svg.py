@@ -13,6 +13,8 @@ HEIGHT = 190
 """Of the area between the axes."""
 ROW = 30
 """Of one row of states."""
+NOTHING = 48
+"""Where there is nothing to draw."""
 INNER = WIDTH - LEFT - RIGHT
 _SIGN = 7.5
 """Radius of the disc that marks a moment."""
@@ -23,7 +25,7 @@ class _Scale:
 
     def __init__(self, panel: Panel) -> None:
         self.rows = len(panel.strips)
-        self.height = self.rows * ROW if self.rows else HEIGHT
+        self.height = self.rows * ROW if self.rows else NOTHING if panel.none else HEIGHT
         self.top = chart.top_of(panel)
         self.span = panel.span
 
@@ -50,10 +52,10 @@ def draw(panel: Panel) -> Element:
     # A picture inside of a picture is cut off at its own edges.
     inside = add(root, "svg", x=LEFT, y=TOP, width=INNER, height=scale.height)
     _gaps(inside, panel, scale)
-    _trends(inside, panel, scale)
     _bars(inside, panel, scale)
     for line in panel.lines:
         _line(inside, line, panel, scale)
+    _trends(inside, panel, scale)
     _strips(inside, panel, scale)
     _limits(inside, panel, scale)
     _marks(root, panel, scale)
@@ -88,7 +90,7 @@ def _gaps(inside: Element, panel: Panel, scale: _Scale) -> None:
 
 
 def _line(inside: Element, line: chart.Line, panel: Panel, scale: _Scale) -> None:
-    for run in chart.runs(line.bins, panel.gaps):
+    for run in chart.runs(line, panel.gaps):
         if len(run) == 1:
             x, y = scale.x(run[0].at), scale.y(run[0].mid)
             add(inside, "circle", class_=f"dot {line.tone}", cx=x, cy=y, r=2)

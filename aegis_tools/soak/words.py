@@ -43,13 +43,14 @@ def tone(one: Happened) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a number with three digits that count: ``0.0123``, ``4.21``, ``42,156``."""
+    """Return a number with the three digits that count: ``0.0123``, ``4.2``, ``42,156``."""
     if value is None:
         return "-"
     if value == int(value):
         return f"{int(value):,}"
     size = math.floor(math.log10(abs(value)))
-    return f"{value:,.{min(9, max(0, _DIGITS - 1 - size))}f}"
+    text = f"{value:,.{min(9, max(0, _DIGITS - 1 - size))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def amount(value: float | None, unit: str = "") -> str:
@@ -66,6 +67,11 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return f"from {number(low)}" if high is None else f"up to {number(high)}"
     return number(low) if low == high else f"{number(low)} to {number(high)}"
+
+
+def confidence(report: Mapping[str, Any]) -> str:
+    """Return the heading of a column of intervals: ``99 % interval``."""
+    return f"{100 * report['verdict']['confidence']:g} % interval"
 
 
 def moment(unix: float) -> str:
@@ -108,6 +114,17 @@ def state(report: Mapping[str, Any]) -> str:
     return f"stopped after {of}" if soak["state"] == "stopped" else ""
 
 
+def beside(report: Mapping[str, Any]) -> list[str]:
+    """Return what stands beside a verdict, whatever it is: short, still running, overridden."""
+    soak, verdict = report["soak"], report["verdict"]
+    found = []
+    if verdict["short"]:
+        found.append(f"short: {span(soak['length_s'])} of {span(verdict['minimum_s'])}")
+    if told := state(report):
+        found.append(told)
+    return [*found, "override"] if soak["override"] else found
+
+
 def recommendation(report: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return what a person should do with the verdict, and the commands for it."""
     soak, verdict = report["soak"], report["verdict"]
@@ -120,7 +137,8 @@ def recommendation(report: Mapping[str, Any]) -> tuple[str, list[str]]:
         return "No verdict yet: the soak is still running.", ["aegisbpf soak status"]
     if verdict["status"] == INCONCLUSIVE:
         open_ones = _titles(report["criteria"], INCONCLUSIVE)
-        return f"No verdict: {open_ones or 'nothing was judged'}. Soak longer.", [_again(report)]
+        told = f"Not decided: {open_ones}." if open_ones else "Nothing could be judged."
+        return told, [_again(report)]
     if verdict["short"]:
         least = span(verdict["minimum_s"])
         return f"All criteria met, in less time than the {least} that count.", [_again(report)]
@@ -150,9 +168,16 @@ _NEXT = {
 
 
 def _titles(criteria: Sequence[Mapping[str, Any]], status: str) -> str:
-    names = [str(one["title"]) for one in criteria if one["status"] == status]
-    lowered = [name[:1].lower() + name[1:] if name[1:2].islower() else name for name in names]
-    return ", ".join(lowered)
+    return "; ".join(
+        f"{_lowered(one['title'])} {amount(one['value'], one['unit'])} (limit {one['limit']})"
+        for one in criteria
+        if one["status"] == status
+    )
+
+
+def _lowered(title: str) -> str:
+    """Return a title for the middle of a sentence: ``CPU`` stays."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
 def _again(report: Mapping[str, Any]) -> str:
