@@ -1,6 +1,7 @@
 """What each rule has matched: ``hits.csv``, a row for each rule whose counters changed in a turn.
 
-The counters are those of the kernel: they begin again when a policy is applied.
+The counters are those of the kernel: they begin again when a policy is applied. What rules had
+matched before the soak began is in rows of that second; a rule that has none began at zero.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from aegis_tools.soak.reading import Soak
 FORMAT = 1
 PASS, FAIL, INCONCLUSIVE, INFO = "PASS", "FAIL", "INCONCLUSIVE", "INFO"
 """``INFO``: a figure that is told and not judged."""
+CONFIDENCE = 0.99
+"""Of every interval: what is true lies below it once in 200 times, and above it as often."""
 MINIMUM_S = {"shadow": 7 * 86400, "enforce": 7 * 86400, "stress": 3 * 86400}
 """How long a soak has to be at least, by scenario, as the seed asks."""
 
@@ -24,7 +26,7 @@ class Criterion:
         limit: The limit as text: ``< 1 MB/day``; empty where there is none.
         unit: Of value, low and high: ``MB/day``, ``%``, empty for a plain number.
         value: The figure; None where it cannot be told.
-        low: Where its 95 % confidence interval begins; None where there is none.
+        low: Where its confidence interval (CONFIDENCE) begins; None where there is none.
         high: Where that ends.
         samples: How many samples the figure is made of.
         status: PASS, FAIL, INCONCLUSIVE or INFO.
@@ -89,7 +91,13 @@ class Verdict:
         """Return it as ``verdict.json`` has it."""
         values = asdict(self)
         values["criteria"] = [asdict(one) for one in self.criteria]
-        return {"format": FORMAT, **values, "short": self.short, "text": self.text}
+        return {
+            "format": FORMAT,
+            "confidence": CONFIDENCE,
+            **values,
+            "short": self.short,
+            "text": self.text,
+        }
 
 
 def span(seconds: float) -> str:

@@ -1,0 +1,186 @@
+"""How a report says things: numbers, times, statuses, what comes next. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from aegis_tools.soak.happened import Happened
+from aegis_tools.soak.verdict import FAIL, INCONCLUSIVE, INFO, PASS, span
+
+TONES = {PASS: "good", FAIL: "bad", INCONCLUSIVE: "warn", INFO: "idle"}
+SIGNS = {PASS: "✓", FAIL: "✗", INCONCLUSIVE: "?", INFO: "·"}
+SCENARIOS = {"shadow": "Shadow", "enforce": "Enforcement", "stress": "Stress"}
+KINDS = {
+    "begun": ("S", "info", "begun"),
+    "ended": ("E", "info", "ended"),
+    "stopped": ("E", "warn", "stopped before its time"),
+    "reboot": ("B", "warn", "the host was booted"),
+    "restart": ("R", "warn", "the agent was started again"),
+    "crash": ("X", "bad", "the agent died"),
+    "kernel": ("K", "bad", "kernel message"),
+    "canary-miss": ("M", "bad", "the canary was missed"),
+    "rule-restored": ("C", "info", "the canary's rule was put back"),
+    "override": ("O", "warn", "begun although it should not have been"),
+    "clock": ("T", "info", "the clock was set"),
+    "policy": ("P", "info", "another policy"),
+    "mode": ("P", "info", "another mode"),
+    "gap": ("G", "warn", "turns are missing"),
+    "reading-failed": ("G", "warn", "a turn could not read something"),
+}
+"""Letter in a plot, tone and words of what happens in a soak."""
+_DIGITS = 3
+
+
+def tone(one: Happened) -> str:
+    """Return how bad it is that something happened: ``bad``, ``warn`` or ``info``.
+
+    Not every message of the kernel says that something broke.
+    """
+    return "warn" if one.class_ == "warning" else KINDS[one.kind][1]
+
+
+def number(value: float | None) -> str:
+    """Return a number with the three digits that count: ``0.0123``, ``4.2``, ``42,156``."""
+    if value is None:
+        return "-"
+    if value == int(value):
+        return f"{int(value):,}"
+    size = math.floor(math.log10(abs(value)))
+    text = f"{value:,.{min(9, max(0, _DIGITS - 1 - size))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """Return a number with its unit."""
+    if value is None:
+        return "not known"
+    return f"{number(value)} {unit}".rstrip()
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return a confidence interval; a dash where there is none."""
+    if low is None and high is None:
+        return "-"
+    if low is None or high is None:
+        return f"from {number(low)}" if high is None else f"up to {number(high)}"
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
+
+
+def confidence(report: Mapping[str, Any]) -> str:
+    """Return the heading of a column of intervals: ``99 % interval``."""
+    return f"{100 * report['verdict']['confidence']:g} % interval"
+
+
+def moment(unix: float) -> str:
+    """Return a time for reading, to the minute, UTC."""
+    return datetime.fromtimestamp(unix, tz=timezone.utc).strftime("%Y-%m-%d %H:%M")
+
+
+def rfc3339(unix: float) -> str:
+    """Return a time for programs, to the second, UTC."""
+    return datetime.fromtimestamp(unix, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def after(seconds: float) -> str:
+    """Return how long after the beginning: ``3 d 04:12`` or ``00:12:30``."""
+    days, rest = divmod(int(seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    if days:
+        return f"{days} d {hours:02}:{rest // 60:02}"
+    return f"{hours:02}:{rest // 60:02}:{rest % 60:02}"
+
+
+def plural(count: int, word: str) -> str:
+    """Return ``1 host``, ``2 hosts``."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def title(report: Mapping[str, Any]) -> str:
+    """Return what a report is about: ``Shadow soak of web-01, 14 d``."""
+    soak = report["soak"]
+    name = report["host"]["name"] or "a host"
+    return f"{SCENARIOS[soak['scenario']]} soak of {name}, {span(soak['length_s'])}"
+
+
+def state(report: Mapping[str, Any]) -> str:
+    """Return how far a soak is, where that is not its end; else an empty text."""
+    soak = report["soak"]
+    of = f"{span(soak['length_s'])} of {span(soak['duration_s'])}"
+    if soak["state"] == "running":
+        return f"still running: {of}"
+    return f"stopped after {of}" if soak["state"] == "stopped" else ""
+
+
+def beside(report: Mapping[str, Any]) -> list[str]:
+    """Return what stands beside a verdict, whatever it is: short, still running, overridden."""
+    soak, verdict = report["soak"], report["verdict"]
+    found = []
+    if verdict["short"]:
+        found.append(f"short: {span(soak['length_s'])} of {span(verdict['minimum_s'])}")
+    if told := state(report):
+        found.append(told)
+    return [*found, "override"] if soak["override"] else found
+
+
+def recommendation(report: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return what a person should do with the verdict, and the commands for it."""
+    soak, verdict = report["soak"], report["verdict"]
+    failed = _titles(report["criteria"], FAIL)
+    if failed:
+        found = [_NEXT[one["id"]] for one in report["criteria"]
+                 if one["status"] == FAIL and one["id"] in _NEXT]  # fmt: skip
+        return f"Not ready: {failed}.", list(dict.fromkeys(found)) or [DIAGNOSE]
+    if soak["state"] == "running":
+        return "No verdict yet: the soak is still running.", ["aegisbpf soak status"]
+    if verdict["status"] == INCONCLUSIVE:
+        open_ones = _titles(report["criteria"], INCONCLUSIVE)
+        told = f"Not decided: {open_ones}." if open_ones else "Nothing could be judged."
+        return told, [_again(report)]
+    if verdict["short"]:
+        least = span(verdict["minimum_s"])
+        return f"All criteria met, in less time than the {least} that count.", [_again(report)]
+    return _READY[soak["scenario"]]
+
+
+DIAGNOSE = "aegisbpf diagnose"
+_READY = {
+    "shadow": (
+        "Ready for phase 2: an enforcement soak of the same policy.",
+        ["aegisbpf mode enforce", "aegisbpf soak start --scenario enforce --duration 14d"],
+    ),
+    "enforce": ("Ready to enforce this policy in production.", []),
+    "stress": ("Holds under sustained load.", []),
+}
+_NEXT = {
+    "crashes": "aegisbpf incident crash-loop --dry-run",
+    "cpu_sustained": "aegisbpf incident performance --dry-run",
+    "cpu_p99": "aegisbpf incident performance --dry-run",
+    "slowness": "aegisbpf incident performance --dry-run",
+    "drops": "aegisbpf incident performance --dry-run",
+    "maps_stable": "aegisbpf incident map-full --dry-run",
+    "false_positives": "aegisbpf rule list",
+    "canary": "aegisbpf health",
+}
+"""What to look at first, by criterion that failed."""
+
+
+def _titles(criteria: Sequence[Mapping[str, Any]], status: str) -> str:
+    return "; ".join(
+        f"{_lowered(one['title'])} {amount(one['value'], one['unit'])} (limit {one['limit']})"
+        for one in criteria
+        if one["status"] == status
+    )
+
+
+def _lowered(title: str) -> str:
+    """Return a title for the middle of a sentence: ``CPU`` stays."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
+
+
+def _again(report: Mapping[str, Any]) -> str:
+    scenario, least = report["soak"]["scenario"], report["verdict"]["minimum_s"]
+    days = max(1, least // 86400)
+    return f"aegisbpf soak start --scenario {scenario} --duration {2 * days}d"
