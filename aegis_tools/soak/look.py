@@ -174,6 +174,8 @@ class Look:
     def place(self) -> None:
         """Make the canary and its rule whole; tell it where the soak had them before.
 
+        What is loaded is looked at anew afterwards.
+
         Raises:
             AegisError: The kernel refused, or another command takes its time.
         """
@@ -183,6 +185,7 @@ class Look:
             files.write_atomic(path, canary.TEXT, what=_WHAT)
         with locked(self.paths.lock, command="soak sample"):
             missing = canary.place(self.paths, self.folder)
+        self.__dict__.pop("loaded", None)  # it has one rule more now
         if missing and self.before.turn:
             self.happened.append(self._event("rule-restored", "the canary's rule was made again"))
         self.placed = True

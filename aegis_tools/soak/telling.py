@@ -102,13 +102,13 @@ def _key(one: Happened) -> tuple[str, str, str]:
 def _read(path: Path, start: int) -> list[Happened]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            data = os.pread(fd, 1 << 20, start)
+        finally:
+            os.close(fd)
     except OSError:
         return []
-    with os.fdopen(fd, "rb") as file:
-        file.seek(start)
-        data = file.read(1 << 20)
-    found, _ = parse(data.decode("utf-8", "replace"))
-    return found
+    return parse(data.decode("utf-8", "replace"))[0]
 
 
 def _size(path: Path) -> int:

@@ -92,6 +92,7 @@ def make(
 
 
 def _sample(look: Look) -> Sample:
+    tried = look.canary.result  # first: it may change what is loaded
     seen, kernel = look.agent, look.loaded
     counters, there = kernel.counters, kernel.there
     sent = counters[Stat.EVENTS] + counters[Stat.RINGBUF_DROPS] if there else None
@@ -118,7 +119,7 @@ def _sample(look: Look) -> Sample:
         audits=counters[Stat.AUDITS] if there else None,
         events=sent,
         map_fill=kernel.fill if there else None,
-        canary=look.canary.result,
+        canary=tried,
         probe_us=look.probe_us,
         bpf_runs=kernel.runs,
         bpf_ns=kernel.run_ns,
