@@ -80,5 +80,5 @@ def _maps(paths: Paths) -> str:
 
 
 def _programs(paths: Paths) -> str:
-    found = read_programs(Pins(paths.pins))
-    return json.dumps([program._asdict() for program in found], indent=1)
+    with Live(Pins(paths.pins)) as live:
+        return json.dumps([one._asdict() for one in read_programs(live.pins)], indent=1)

@@ -1,8 +1,8 @@
 """The end of a soak: at its time, or when somebody stops it.
 
 Order of the effects, and what a death after each leaves for the next turn, which does the rest:
-  what happened   it runs, and ends again
   result          it has ended: nothing below is done by halves for good
+  what happened   told once
   canary's rule   is gone
   evidence        collected anew
   report          made anew
@@ -25,7 +25,7 @@ from aegis_tools.soak import canary, evidence, state, telling, unit
 from aegis_tools.soak.folder import Folder, folder
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.reading import read_soak
-from aegis_tools.soak.settings import Result
+from aegis_tools.soak.settings import MAX_JSON, Result, parse_result
 from aegis_tools.soak.state import State
 from aegis_tools.soak.verdict import FAIL, Verdict, judge
 
@@ -65,7 +65,6 @@ def finish(paths: Paths, identifier: str, how: str, *, seams: Seams = SYSTEM) ->
     """
     at = folder(paths, identifier)
     if not files.exists(at.result):
-        _tell(paths, identifier, how, seams)
         result = Result(how, max(round(seams.wall(), 3), 0.0))
         files.write_atomic(at.result, result.to_bytes(), what="result of the soak")
     return clean_up(paths, identifier, seams=seams)
@@ -83,12 +82,14 @@ def clean_up(paths: Paths, identifier: str, *, seams: Seams = SYSTEM) -> Ended:
     def attempt(what: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except (AegisError, OSError) as error:
+        except (AegisError, OSError, ValueError) as error:
             problems.append(f"{what}: {getattr(error, 'message', '') or error}")
 
+    attempt("what happened", lambda: _tell(paths, identifier, seams))
     attempt("the canary's rule", lambda: _remove_rule(paths, at))
     verdicts: list[Verdict] = []
     attempt("the report", lambda: verdicts.append(report(paths, identifier, seams)))
+    attempt("leftovers", lambda: files.remove_leftovers(at.path))
     files.remove(paths.soak_running, what="name of the running soak")
     files.remove(telling.untold(paths), what=telling.WHAT)
     if unit.has_systemd(paths):
@@ -113,13 +114,17 @@ def report(paths: Paths, identifier: str, seams: Seams = SYSTEM) -> Verdict:
     return verdict
 
 
-def _tell(paths: Paths, identifier: str, how: str, seams: Seams) -> None:
+def _tell(paths: Paths, identifier: str, seams: Seams) -> None:
+    """Write down how it ended, unless that was done."""
     at = folder(paths, identifier)
-    kind, text = _KINDS[how]
+    kinds = {kind for kind, _ in _KINDS.values()}
+    if any(one.kind in kinds for one in telling.newest(at.happened)):
+        return
+    result = parse_result(files.read_limited(at.result, MAX_JSON, what="result of the soak"))
+    kind, text = _KINDS[result.state]
+    event = Happened(result.ended, kind, text, boot_s=seams.boot_ns() / 1e9)
     before = state.read(at.state) or State()
-    event = Happened(max(seams.wall(), 0.0), kind, text, boot_s=seams.boot_ns() / 1e9)
-    after = telling.tell(paths, identifier, before, [event])
-    state.write(at.state, after)
+    state.write(at.state, telling.tell(paths, identifier, before, [event]))
 
 
 def _remove_rule(paths: Paths, at: Folder) -> None:

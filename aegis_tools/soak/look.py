@@ -26,6 +26,8 @@ from aegis_tools.soak.state import Agent, State
 from aegis_tools.soak.telling import cut
 
 PROBES = 200
+LOCK_SECONDS = 10.0
+"""For another command, before the canary is left alone until the next turn."""
 _WHAT = "file that a soak tries"
 _LOST = "{} messages of the kernel were overwritten before they could be read"
 
@@ -139,37 +141,30 @@ class Look:
 
     @cached_property
     def canary(self) -> Tried:
-        """How the try of the canary ended."""
+        """How the try of the canary ended; afterwards it is whole again."""
         if not self.loaded.there:
             self.placed = False
             return NONE
+        tried = NONE
         with self.trying("canary", "the canary"):
-            return self._try()
-        return NONE
+            tried = self._try()
+        if tried.result == "miss":
+            self.happened.append(self._event("canary-miss", f"the canary was missed: {tried.text}"))
+            with self.trying("canary", "the canary"):
+                self.place()
+        return tried
 
     def _try(self) -> Tried:
         with Live(Pins(self.paths.pins)) as live:
             there = canary.is_placed(live, canary.rule(self.folder))
-        there = there and canary.path_of(self.folder).is_file()
+        self.placed = there and canary.path_of(self.folder).is_file()
         same_load = not self.again and self.loaded.maps == self.before.maps
-        self.placed = there
-        if not there:
+        if not self.placed and self.before.placed and same_load:
+            return Tried("miss", "it or its rule was gone")
+        if not self.placed:
             self.place()
-            if self.before.placed and same_load:
-                return self._missed("the canary or its rule was gone")
-        tried = self._attempt()
-        if tried.result == "miss":
-            self._missed(tried.text)
-            self.place()
-        return tried
-
-    def _attempt(self) -> Tried:
         reader = self.agent.ring if self.agent.running else 0
         return canary.attempt(self.paths, self.folder, reader=reader, sleep=self.sleep)
-
-    def _missed(self, why: str) -> Tried:
-        self.happened.append(self._event("canary-miss", f"the canary was missed: {why}"))
-        return Tried("miss", why)
 
     def place(self) -> None:
         """Make the canary and its rule whole; tell it where the soak had them before.
@@ -183,7 +178,7 @@ class Look:
         path = canary.path_of(self.folder)
         if not path.is_file():
             files.write_atomic(path, canary.TEXT, what=_WHAT)
-        with locked(self.paths.lock, command="soak sample"):
+        with locked(self.paths.lock, command="soak sample", timeout=LOCK_SECONDS):
             missing = canary.place(self.paths, self.folder)
         self.__dict__.pop("loaded", None)  # it has one rule more now
         if missing and self.before.turn:

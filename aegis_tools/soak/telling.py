@@ -21,6 +21,7 @@ MAX_WARNINGS = 1000
 RESERVED = 1000
 """The last lines are kept for what a verdict rests on."""
 _ALWAYS = ("begun", "ended", "stopped", "override")
+_TAIL = 65536
 _FULL = "no more is written down here but what the verdict rests on"
 
 
@@ -88,6 +89,11 @@ def is_failure(one: Happened) -> bool:
 def is_judged(one: Happened) -> bool:
     """Return whether a verdict rests on it."""
     return is_failure(one) or one.kind in _ALWAYS
+
+
+def newest(path: Path) -> list[Happened]:
+    """Return the last of what was written down."""
+    return _read(path, max(0, _size(path) - _TAIL))
 
 
 def cut(text: str) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from aegis_tools.control import files
 from aegis_tools.control.bootclock import BOOT_ID, Seams
 from aegis_tools.errors import CommandError
+from aegis_tools.kernel import syscall
 from aegis_tools.paths import Paths
 from aegis_tools.soak import columns, happened, state, turn
 from aegis_tools.soak.columns import Sample
@@ -128,6 +133,33 @@ def killing(at: int) -> files.Calls:
 
 
 KILLED = 77
+CHANGING = (os.write, os.fsync, os.replace, os.unlink, os.mkdir, os.rmdir)
+
+
+def killed_at(at: int, act: Callable[[], object]) -> bool:
+    """Do something in a process that ends before its n-th call that changes a file, or the kernel.
+
+    Returns:
+        Whether it came to that.
+    """
+    left = at
+
+    def count(frame: FrameType, event: str, called: Any) -> None:
+        nonlocal left
+        of_kernel = event == "call" and frame.f_code is syscall.bpf.__code__
+        if of_kernel or (event == "c_call" and called in CHANGING):
+            left -= 1
+            if left == 0:
+                os._exit(KILLED)
+
+    child = os.fork()
+    if not child:
+        try:
+            sys.setprofile(count)
+            act()
+        finally:
+            os._exit(0)
+    return os.WEXITSTATUS(os.waitpid(child, 0)[1]) == KILLED
 
 
 def killed_turn(host: Host, at: int) -> bool:
