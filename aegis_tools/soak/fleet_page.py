@@ -133,8 +133,9 @@ def _row_of_dots(
         if value is None:
             continue
         outlier = any(text.startswith(prefix) for text in row["why"])
-        dot = add(root, "circle", class_=f"dot {'bad' if outlier else 'c1'}", cx=x(value), cy=middle,
-                  r=5 if outlier else 4, fill_opacity=None if outlier else 0.45)  # fmt: skip
+        dot = add(root, "circle", class_="dot bad" if outlier else "dot c1", cx=x(value),
+                  cy=middle, r=5 if outlier else 4,
+                  fill_opacity=None if outlier else 0.45)  # fmt: skip
         add(dot, "title", f"{row['host']}: {amount(value, one['unit'])}")
         if outlier:
             far.append((x(value), row["host"]))
