@@ -107,4 +107,4 @@ def lines(report):
     yield report["summary"]["text"]
     for row in report["hosts"]:
         if row["outlier"] or row["status"] != "PASS":
-            yield f"{row['host']}: {row['status']}: {'; '.join(row['why']) or row['text']}"
+            yield ": ".join([row["host"], row["text"], *filter(None, ["; ".join(row["why"])])])
