@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -75,10 +76,9 @@ class Plot:
         self.start = samples[0].timestamp
         self.span = max(1, samples[-1].timestamp - self.start)
         times = [one.timestamp - self.start for one in samples]
-        steps = sorted(b - a for a, b in zip(times, times[1:], strict=False))
-        usual = steps[len(steps) // 2] if steps else 1
-        self.gaps = [(a, b) for a, b in zip(times, times[1:], strict=False) if b - a > GAP * usual]
-        self.usual = usual
+        steps = sorted(b - a for a, b in pairwise(times))
+        self.usual = steps[len(steps) // 2] if steps else 1
+        self.gaps = [(a, b) for a, b in pairwise(times) if b - a > GAP * self.usual]
 
     def x(self, seconds: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * seconds / self.span

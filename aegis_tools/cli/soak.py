@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from aegis_tools.cli import types
+from aegis_tools.cli import soak_report, types
 from aegis_tools.cli.duration import parse_duration
 from aegis_tools.cli.output import App, plain, table
 
@@ -36,6 +36,8 @@ def build(parser: argparse.ArgumentParser) -> None:
     listing = kinds.add_parser("list", help="all soaks of this host, newest first")
     listing.epilog = "example: aegisbpf soak list --json"
     listing.set_defaults(run=run_list)
+    soak_report.build_report(kinds.add_parser("report", help="what a soak has shown, and its files"))
+    soak_report.build_compare(kinds.add_parser("compare", help="two soaks beside each other"))
     _build_sample(kinds)
     parser.epilog = (
         "A soak watches for days what the agent and the hooks cost, and whether they do their\n"

@@ -7,7 +7,7 @@ missing or of another kind is an error, and never shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,7 +127,7 @@ def brief(report: object) -> Brief:
             policy=_text(policy.get("digest", "")),
             kernel=_text(host["kernel"]),
             version=_text(host["version"]),
-            system=f"{_number(host['cpus']):.0f} × {_text(host['cpu_model'])}, "
+            system=f"{_number(host['cpus']):.0f} x {_text(host['cpu_model'])}, "
                    f"{_number(host['memory_mb']) / 1024:.1f} GiB",
             criteria=tuple(map(_criterion, criteria)),
             figures=_figures(_of(top["figures"], dict), _number(soak["length_s"])),
@@ -138,12 +138,21 @@ def brief(report: object) -> Brief:
 
 def _criterion(one: object) -> Criterion:
     given = _of(one, dict)
-    numbers = {name: None if given[name] is None else _number(given[name])
-               for name in ("value", "low", "high")}  # fmt: skip
-    status = _one_of(given["status"], (PASS, FAIL, INCONCLUSIVE, INFO))
-    texts = {field.name: _text(given[field.name]) for field in fields(Criterion)
-             if field.name in ("id", "title", "limit", "unit", "why")}  # fmt: skip
-    return Criterion(**texts, **numbers, samples=int(_number(given["samples"])), status=status)
+    value, low, high = (
+        None if given[name] is None else _number(given[name]) for name in ("value", "low", "high")
+    )
+    return Criterion(
+        id=_text(given["id"]),
+        title=_text(given["title"]),
+        limit=_text(given["limit"]),
+        unit=_text(given["unit"]),
+        value=value,
+        low=low,
+        high=high,
+        samples=int(_number(given["samples"])),
+        status=_one_of(given["status"], (PASS, FAIL, INCONCLUSIVE, INFO)),
+        why=_text(given["why"]),
+    )
 
 
 def _figures(found: Mapping[str, Any], seconds: float) -> dict[str, float]:

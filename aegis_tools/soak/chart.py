@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 BINS = 360
 """At most so many points a line: one for every two or three pixels."""
+LATEST = 253_402_300_799
+"""The last second that a date can say: of the year 9999."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STEPS = (
     1, 5, 10, 30, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR,
     3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY, 2 * _DAY, 7 * _DAY, 14 * _DAY, 28 * _DAY, 91 * _DAY,
-    365 * _DAY,
 )  # fmt: skip
 """Seconds between the marks of a time axis."""
 
@@ -204,7 +205,7 @@ def time_ticks(start: float, span: float, *, most: int = 9) -> list[Tick]:
 
     Days are written ``01-15``, hours ``06:00``, and a midnight among hours as its day.
     """
-    step = next((n for n in _STEPS if span / n <= most), _STEPS[-1])
+    step = next((n for n in _STEPS if span / n <= most), math.ceil(span / most))
     first = math.ceil(start / step) * step
     found = []
     while first <= start + span:
@@ -214,9 +215,9 @@ def time_ticks(start: float, span: float, *, most: int = 9) -> list[Tick]:
 
 
 def _moment(unix: float, step: int) -> str:
-    at = datetime.fromtimestamp(unix, tz=timezone.utc)
-    if unix % _DAY == 0:
-        return at.strftime("%Y" if step >= 365 * _DAY else "%m-%d")
+    at = datetime.fromtimestamp(min(unix, LATEST), tz=timezone.utc)
+    if unix % _DAY == 0 or step > _DAY:
+        return at.strftime("%m-%d")
     return at.strftime("%H:%M" if step >= _MINUTE else "%H:%M:%S")
 
 

@@ -17,12 +17,14 @@ _SAME = ("scenario", "host", "system", "kernel", "version", "policy", "mode", "w
 
 def compare(first: Brief, second: Brief) -> dict[str, Any]:
     """Return both soaks with the difference of each criterion that either has."""
-    names = dict.fromkeys(one.id for soak in (first, second) for one in soak.criteria)
+    known = {one.id: one for soak in (first, second) for one in soak.criteria}
     return {
         "a": _about(first),
         "b": _about(second),
         "conditions": list(_conditions(first, second)),
-        "criteria": [_pair(first.criterion(name), second.criterion(name)) for name in names],
+        "criteria": [
+            _pair(one, first.criterion(name), second.criterion(name)) for name, one in known.items()
+        ],
     }
 
 
@@ -46,9 +48,7 @@ def _bounds(one: Criterion | None) -> tuple[float, float] | None:
     return low, one.value if one.high is None else one.high
 
 
-def _pair(first: Criterion | None, second: Criterion | None) -> dict[str, Any]:
-    known = second or first
-    assert known is not None
+def _pair(known: Criterion, first: Criterion | None, second: Criterion | None) -> dict[str, Any]:
     how = difference(first, second)
     better = None
     if how in (HIGHER, LOWER):

@@ -22,9 +22,9 @@ from aegis_tools.soak.words import amount, plural
 
 FORMAT = 1
 MISSING = "MISSING"
-FAR = 5.0
-"""Robust z from which on a figure sticks out. Of hosts that are alike, one figure in a thousand
-does at 4, by the noise of the median and the deviation themselves; see docs/soak.md."""
+FAR, FEW = 5.0, 10
+"""Robust z from which on a figure of very many hosts sticks out, and of how many it is twice that:
+the median absolute deviation of few figures is noise itself."""
 FEWEST = 5
 """So many hosts it takes to say what is usual."""
 RELATIVE = 0.05
@@ -96,6 +96,11 @@ class Usual:
         return (value - self.middle) / self.scale
 
 
+def far(hosts: int) -> float:
+    """Return the robust z from which on a figure of so many hosts sticks out."""
+    return FAR * (1 + FEW / hosts)
+
+
 def usual(name: str, values: Sequence[float]) -> Usual:
     """Return what is usual for a figure, of at least one value."""
     middle = median(values)
@@ -149,7 +154,7 @@ def _compare(
         found = usual(name, list(known.values()))
         enough = len(known) >= FEWEST
         for host, value in known.items():
-            if enough and abs(z := found.z(value)) >= FAR:
+            if enough and abs(z := found.z(value)) >= far(found.hosts):
                 reasons[host].append((abs(z), _words(name, value, found)))
         limit = next((c.limit for one in group.values() if (c := one.criterion(name))), "")
         yield {

@@ -33,9 +33,10 @@ def render(report: Mapping[str, Any]) -> str:
     _figures(main, report)
     _environment(main, report)
     text = (
-        "A host sticks out where a figure lies at least five times as far from the hosts' median "
-        "as is usual among them (robust z: by the median absolute deviation), or where its "
-        "verdict is worse than that of most. Times are UTC. The same for programs: fleet.json."
+        "A host sticks out where a figure lies very far from the hosts' median, by what is usual "
+        "among them (robust z: by the median absolute deviation; 5 or more, of few hosts up to "
+        "15), or where its verdict is worse than that of most. Times are UTC. The same for "
+        "programs: fleet.json."
     )
     add(add(body, "footer"), "p", text)
     return html(root)
@@ -133,8 +134,9 @@ def _row_of_dots(
         if value is None:
             continue
         outlier = any(text.startswith(prefix) for text in row["why"])
-        dot = add(root, "circle", class_=f"dot {'bad' if outlier else 'c1'}", cx=x(value), cy=middle,
-                  r=5 if outlier else 4, fill_opacity=None if outlier else 0.45)  # fmt: skip
+        dot = add(root, "circle", class_="dot bad" if outlier else "dot c1", cx=x(value),
+                  cy=middle, r=5 if outlier else 4,
+                  fill_opacity=None if outlier else 0.45)  # fmt: skip
         add(dot, "title", f"{row['host']}: {amount(value, one['unit'])}")
         if outlier:
             far.append((x(value), row["host"]))

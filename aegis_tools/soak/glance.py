@@ -34,7 +34,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _criteria(report)
     yield ""
     yield from _columns(_curves(report["series"]))
-    yield from _block("", figures(report))
+    yield from _block("Figures", figures(report))
     yield from _block("Matches", _rules(report["denials"]))
     yield from _block("What happened", _told(report))
     yield from _block("What ran", environment(report))
@@ -90,7 +90,7 @@ def _told(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _block(title: str, pairs: Iterator[tuple[str, str]]) -> Iterator[str]:
     lines = list(_columns([(name, _cell(text)) for name, text in pairs]))
-    if lines and title:
+    if lines:
         yield from ("", title)
     yield from lines
 

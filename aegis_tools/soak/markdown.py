@@ -66,7 +66,8 @@ def environment(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     soak, host, policy = report["soak"], report["host"], report["policy"]
     yield (
         "Duration",
-        f"{_when(soak['started'])} to {_when(soak['ended'])} UTC ({span(soak['length_s'])} of {span(soak['duration_s'])})",
+        f"{_when(soak['started'])} to {_when(soak['ended'])} UTC "
+        f"({span(soak['length_s'])} of {span(soak['duration_s'])})",
     )
     yield "Mode", _MODES.get(soak["mode"], soak["mode"])
     yield "Workload", soak["workload"]
@@ -83,7 +84,8 @@ def environment(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     samples = report["samples"]
     yield (
         "Samples",
-        f"{number(samples['made'])} of {number(samples['due'])} due, one in {span(soak['interval_s'])}",
+        f"{number(samples['made'])} of {number(samples['due'])} due, "
+        f"one in {span(soak['interval_s'])}",
     )
     if soak["expected"]:
         yield "Expected denials", ", ".join(soak["expected"])
@@ -97,7 +99,7 @@ _MODES = {"audit": "audit only", "enforce": "enforce", "held": "held in audit", 
 
 def _cpu(host: Mapping[str, Any]) -> str:
     many = words.plural(host["cpus"], "CPU") if host["cpus"] else ""
-    return " × ".join(part for part in (many, host["cpu_model"]) if part)
+    return " x ".join(part for part in (many, host["cpu_model"]) if part)
 
 
 def _when(rfc3339: str) -> str:
@@ -139,7 +141,10 @@ def figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield label, f"{told} {unit}"
     if found["events"] is not None or found["lost"] is not None:
         yield "Events", f"{number(found['events'])} in all, {number(found['lost'])} lost"
-    yield "Matches", f"{number(found['blocks'])} denied, {number(found['audits'])} let through"
+    yield (
+        "Matches",
+        f"{number(found['blocks'])} denied, {number(found['audits'])} let through (the canary's too)",
+    )
     yield (
         "Stability",
         f"{words.plural(found['crashes'], 'crash').replace('crashs', 'crashes')}, "
@@ -204,7 +209,7 @@ def _advice(advice: Mapping[str, Any]) -> Iterator[str]:
 
 def _evidence(report: Mapping[str, Any]) -> Iterator[str]:
     for one in report["evidence"]:
-        yield f"- `evidence/{_code(one['name'])}` ({number(one['bytes'])} bytes)"
+        yield _item(f"evidence/{one['name']} ({number(one['bytes'])} bytes)")
 
 
 def _item(text: str) -> str:
@@ -228,7 +233,3 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str
 def _cell(value: object) -> str:
     """Return a text that Markdown takes for nothing else."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", printable(str(value), LONGEST))
-
-
-def _code(value: object) -> str:
-    return printable(str(value), LONGEST).replace("`", "'")

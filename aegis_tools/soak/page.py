@@ -118,6 +118,7 @@ def _figure(main: Element, panel: Panel) -> None:
 
 
 def _legend(figure: Element, panel: Panel) -> None:
+    keys: list[tuple[str, str, int | None]]
     keys = [(line.tone, line.name, None) for line in panel.lines]
     keys += [(tone, name, None) for tone, name in panel.keys]
     if panel.bars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -137,7 +138,7 @@ def _trends(
     low, high = ((rate if growth[end] is None else growth[end] / _DAY) for end in ("low", "high"))
     found = []
     edges = [0.0, *_processes(report), float("inf")]
-    for begun, ended in zip(edges, edges[1:], strict=False):
+    for begun, ended in pairwise(edges):
         piece = [one for one in points if begun <= one.at < ended]
         if len(piece) < 3:
             continue
@@ -189,8 +190,9 @@ def _entries(report: Mapping[str, Any]) -> Panel:
     if not lines:
         return Panel(**base, words="Entries of the maps: no sample tells them.", none=_NOTHING)
     told = ", ".join(
-        f"{one.name} {number(round(one.bins[0].mid))} at first and {number(round(one.bins[-1].mid))} at last"
+        f"{one.name} {number(first)} at first and {number(last)} at last"
         for one in lines
+        for first, last in [(round(one.bins[0].mid), round(one.bins[-1].mid))]
     )
     return Panel(**base, words=f"Entries: {told}.", lines=lines)
 

@@ -1,7 +1,7 @@
 """The report on a soak: one document, and the files that are made of it.
 
-``report.json`` holds all that the others show; its JSON Schema is ``report.schema.json`` beside this
-module. The same soak and verdict make the same bytes.
+``report.json`` holds all that the others show (``report.schema.json`` beside this module is its
+schema). The same soak and verdict make the same bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def build(
         "host": asdict(settings.host),
         "samples": {
             "made": len(soak.samples),
-            "due": int(verdict.length_s // settings.interval_s),
+            "due": int(verdict.length_s // settings.interval_s) + 1,
             "problems": list(soak.problems),
         },
         "evidence": [{"name": n, "bytes": size} for n, size in evidence[:MOST_EVIDENCE]],
@@ -131,8 +132,7 @@ def _growth(soak: Soak, value: Callable[[Any], int | None]) -> int | None:
     known = [found for one in soak.samples if (found := value(one)) is not None]
     if not known:
         return None
-    pairs = zip(known, known[1:], strict=False)
-    return sum(new - old if new >= old else new for old, new in pairs)
+    return sum(new - old if new >= old else new for old, new in pairwise(known))
 
 
 def _cost(soak: Soak) -> float | None:
@@ -143,7 +143,7 @@ def _cost(soak: Soak) -> float | None:
 
 def _denials(soak: Soak) -> list[dict[str, Any]]:
     """Return what each rule matched in all, the most first."""
-    found = []
+    found: list[dict[str, Any]] = []
     for rule, grown in matches(soak).items():
         blocks, audits = sum(one[1] for one in grown), sum(one[2] for one in grown)
         if blocks + audits:

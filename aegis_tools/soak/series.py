@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from aegis_tools.soak.chart import BINS, thin
@@ -57,8 +58,7 @@ class Axis:
         self.end = max(1.0, last + max(0.0, beyond))
         least = GAP * soak.settings.interval_s
         edges = [0.0, *self.at, self.end]
-        pairs = zip(edges, edges[1:], strict=False)
-        self.gaps = [(low, high) for low, high in pairs if high - low > least]
+        self.gaps = [(low, high) for low, high in pairwise(edges) if high - low > least]
         known = sorted(zip((one.timestamp for one in soak.samples), self.at, strict=True))
         self._wall, self._at = [wall for wall, _ in known], [at for _, at in known]
 
@@ -72,13 +72,15 @@ class Axis:
 
 def _times(soak: Soak) -> list[float]:
     at: list[float] = []
+    longest = max(0.0, soak.until - soak.settings.started)
     begun = Sample(int(soak.settings.started), boot=soak.settings.boot, boot_s=soak.settings.boot_s)
     for before, one in zip((begun, *soak.samples), soak.samples, strict=False):
         same = bool(one.boot) and one.boot == before.boot
         if same and one.boot_s is not None and before.boot_s is not None:
             passed = one.boot_s - before.boot_s
         else:
-            passed = one.timestamp - before.timestamp
+            # Another boot, or nothing tells: by a clock that may have been set to any time.
+            passed = min(one.timestamp - before.timestamp, longest)
         at.append((at[-1] if at else 0.0) + max(0.0, passed))
     return at
 
@@ -133,9 +135,10 @@ def _short(value: float) -> float:
 def matches(soak: Soak) -> dict[str, list[tuple[int, int, int]]]:
     """Return by rule when it matched: (unix time, denials, let through) since the row before.
 
-    What a rule had matched before the soak is in a row of the second in which that began.
+    What a rule had matched before the soak is in a row of the first turn.
     """
-    began = int(soak.settings.started)
+    first = soak.samples[0].timestamp if soak.samples else 0
+    began = max(int(soak.settings.started), first)
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     before: dict[str, tuple[int, int]] = {}
     for hit in soak.hits:
@@ -174,7 +177,7 @@ def _spans(
     wide = axis.end / BINS
     ends = {low: low + soak.settings.interval_s for low, _ in axis.gaps}
     found: list[list[Any]] = []
-    edges = [*axis.at[1:], axis.end]
+    edges = [*axis.at, axis.end][1:]
     for at, until, sample in zip(axis.at, edges, soak.samples, strict=True):
         said = state(sample)
         if said not in worst:

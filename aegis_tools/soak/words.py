@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from aegis_tools.soak.chart import LATEST
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.verdict import FAIL, INCONCLUSIVE, INFO, PASS, span
 
@@ -74,14 +75,13 @@ def confidence(report: Mapping[str, Any]) -> str:
     return f"{100 * report['verdict']['confidence']:g} % interval"
 
 
-def moment(unix: float) -> str:
-    """Return a time for reading, to the minute, UTC."""
-    return datetime.fromtimestamp(unix, tz=timezone.utc).strftime("%Y-%m-%d %H:%M")
-
-
 def rfc3339(unix: float) -> str:
     """Return a time for programs, to the second, UTC."""
-    return datetime.fromtimestamp(unix, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _date(unix).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _date(unix: float) -> datetime:
+    return datetime.fromtimestamp(min(unix, LATEST), tz=timezone.utc)
 
 
 def after(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 Colour = tuple[int, int, int]
 GLYPH = 6
@@ -66,7 +67,7 @@ class Canvas:
         self, points: Sequence[tuple[float, float]], colour: Colour, wide: float = 2.0
     ) -> None:
         """Draw a line through points whose x does not fall; each pixel as far as it is covered."""
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(points):
             if x1 - x0 < 1:
                 self._column(round(x1), y0, y1, colour, wide)
                 continue

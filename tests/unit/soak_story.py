@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aegis_tools.paths import Paths
 from aegis_tools.soak import columns, happened, hits
+from aegis_tools.soak.brief import Brief, brief
 from aegis_tools.soak.columns import Sample
 from aegis_tools.soak.folder import folder
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.hits import Hit
 from aegis_tools.soak.reading import Soak
+from aegis_tools.soak.report import build, to_json
 from aegis_tools.soak.settings import Host, PolicyFacts, Result, Settings, new_id
+from aegis_tools.soak.verdict import MINIMUM_S, Criterion, Verdict
 
 START = 1_768_471_200.0  # 2026-01-15 10:00 UTC
 DAY = 86400
@@ -57,6 +62,7 @@ class Story:
         self.happened = [self.event("begun", "shadow soak for 14 d")]
         self.hits: list[Hit] = []
         self.result: Result | None = None
+        self.samples.append(replace(self._sample(), cpu_pct=None))
 
     def event(self, kind: str, text: str = "", class_: str = "", after: float = 0.0) -> Happened:
         """Return something that happens now, or a little later."""
@@ -195,3 +201,65 @@ def all_kinds() -> Iterable[tuple[str, Soak]]:
     """Return every story by its name."""
     return (("passed", passed()), ("leaked", leaked()), ("gaps", full_of_gaps()),
             ("short", ten_minutes()))  # fmt: skip
+
+
+def criterion(identifier: str, status: str = "PASS", **given: object) -> Criterion:
+    """Return a criterion; of a few the figures that a report shows."""
+    known: dict[str, tuple[object, ...]] = {
+        "crashes": ("Agent crashes", "0", "", 0.0, None, None),
+        "cpu_sustained": ("CPU, sustained", "< 2 %", "%", 0.62, 0.61, 0.63),
+        "cpu_p99": ("CPU, 99th percentile", "< 5 %", "%", 1.36, 1.33, 1.4),
+        "mem_level": ("Memory", "< 50 MB", "MB", 8.5, 8.4, 8.6),
+        "mem_growth": ("Memory growth", "< 1 MB/day", "MB/day", 0.01, -0.02, 0.05),
+        "drops": ("Lost events", "< 0.01 %", "%", 0.0, 0.0, 0.0004),
+        "canary": ("Canary misses", "0", "", 0.0, None, None),
+        "coverage": ("Turns that were made", ">= 95 %", "%", 99.9, None, None),
+    }
+    names = ("title", "limit", "unit", "value", "low", "high")
+    values: dict[str, object] = dict(zip(names, known[identifier], strict=True))
+    values |= {"id": identifier, "samples": 4032, "status": status, "why": "as it should be"}
+    return Criterion(**{**values, **given})  # type: ignore[arg-type]
+
+
+def verdict(soak: Soak, *changed: Criterion) -> Verdict:
+    """Return a verdict in which all is well but what is given."""
+    by_id = {one.id: one for one in changed}
+    names = ("crashes", "cpu_sustained", "cpu_p99", "mem_level", "mem_growth", "drops", "canary",
+             "coverage")  # fmt: skip
+    criteria = tuple(by_id.get(name) or criterion(name) for name in names)
+    found = {one.status for one in criteria}
+    status = next((one for one in ("FAIL", "INCONCLUSIVE") if one in found), "PASS")
+    scenario = soak.settings.scenario
+    return Verdict(
+        soak.settings.id, scenario, status, criteria, max(0.0, soak.until - soak.settings.started),
+        MINIMUM_S[scenario], soak.until, soak.running, soak.settings.override,
+    )  # fmt: skip
+
+
+GREW = criterion("mem_growth", "FAIL", value=8.02, low=7.9, high=8.1, why="it grows in every piece")
+DIED = criterion("crashes", "FAIL", value=1.0, why="it died once, first after 4 d 12:00")
+UNWATCHED = criterion("coverage", "INCONCLUSIVE", value=66.1, why="a third was not watched")
+
+
+def report_of(name: str) -> dict[str, Any]:
+    """Return the report of a story by its name."""
+    soak = dict(all_kinds())[name]
+    wrong = {"leaked": (GREW, DIED), "gaps": (UNWATCHED,)}.get(name, ())
+    return build(soak, verdict(soak, *wrong))
+
+
+def hosts(count: int) -> dict[str, Brief | str]:
+    """Return the soaks of a fleet of alike hosts; the 17th leaks, and the 23rd is busy."""
+    noise = random.Random(30)
+    soak = ten_minutes()
+    found: dict[str, Brief | str] = {}
+    for number in range(1, count + 1):
+        growth, p99 = noise.gauss(0, 0.02), 1.3 + noise.gauss(0, 0.05)
+        changed = [
+            criterion("mem_growth", value=growth, low=growth - 0.05, high=growth + 0.05),
+            criterion("cpu_p99", value=6.2 - 2 if number == 23 else p99),
+            replace(GREW, value=3.1, low=3.0, high=3.2) if number == 17 else criterion("canary"),
+        ]
+        report = build(soak, replace(verdict(soak, *changed), length_s=7.0 * DAY))
+        found[f"h{number:03}"] = brief(json.loads(to_json(report)))
+    return found
