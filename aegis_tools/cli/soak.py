@@ -36,7 +36,9 @@ def build(parser: argparse.ArgumentParser) -> None:
     listing = kinds.add_parser("list", help="all soaks of this host, newest first")
     listing.epilog = "example: aegisbpf soak list --json"
     listing.set_defaults(run=run_list)
-    soak_report.build_report(kinds.add_parser("report", help="what a soak has shown, and its files"))
+    soak_report.build_report(
+        kinds.add_parser("report", help="what a soak has shown, and its files")
+    )
     soak_report.build_compare(kinds.add_parser("compare", help="two soaks beside each other"))
     _build_sample(kinds)
     parser.epilog = (

@@ -125,7 +125,7 @@ def test_turns_in_the_foreground_keep_their_rhythm_and_make_up_for_nothing(host:
         return False
 
     found = running.follow(
-        host.paths, host.settings, wait, tell=lambda step: None, warn=pytest.fail, seams=host.seams
+        host.paths, host.settings, wait, tell=lambda _: None, warn=pytest.fail, seams=host.seams
     )
     assert found is not None
     assert waited == [60, 59.75]
@@ -134,7 +134,7 @@ def test_turns_in_the_foreground_keep_their_rhythm_and_make_up_for_nothing(host:
 
 def test_who_waits_can_stop_it_and_somebody_elses_end_is_no_error(host: Host) -> None:
     host.turn()
-    told = {"tell": lambda step: None, "warn": pytest.fail}
+    told = {"tell": lambda _: None, "warn": pytest.fail}
     found = running.follow(host.paths, host.settings, lambda _: True, **told, seams=host.seams)  # type: ignore[arg-type]
     assert found is not None
     assert found.identifier == host.settings.id
@@ -160,7 +160,7 @@ def test_a_turn_that_cannot_be_written_down_is_told_and_the_next_one_is_made(hos
         return False
 
     running.follow(
-        host.paths, host.settings, wait, tell=lambda step: None,
+        host.paths, host.settings, wait, tell=lambda _: None,
         warn=lambda error: warned.append(error.message), seams=host.seams,
     )  # fmt: skip
     assert warned == ["cannot write the samples"] * 2
@@ -217,12 +217,13 @@ def test_the_timer_fires_at_the_interval_and_not_much_later(tmp_path: Path) -> N
         for change in unit.plan(Paths(tmp_path), Path("/bin/true"), interval):
             change.path.parent.mkdir(parents=True, exist_ok=True)
             change.path.write_bytes(change.data)
+        timer = tmp_path / "etc/systemd/system" / unit.TIMER
         done = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", str(tmp_path / f"etc/systemd/system/{unit.TIMER}")],
+            ["systemd-analyze", "verify", "--man=no", str(timer)],
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert (done.stderr, done.returncode) == ("", 0)
-        text = (tmp_path / f"etc/systemd/system/{unit.TIMER}.d/interval.conf").read_text()
+        text = unit.drop_in(Paths(tmp_path)).read_text()
         assert text.split("[Timer]\n")[1].splitlines() == [
             "OnActiveSec=", f"OnActiveSec={first}s", f"OnUnitActiveSec={interval}s",
             f"AccuracySec={min(1000, 10 * interval)}ms",

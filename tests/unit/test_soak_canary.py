@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_opening_says_why_it_is_refused(tmp_path: Path) -> None:
     assert canary.open_in_child(path) == errno.ENOENT
     path.write_bytes(canary.TEXT)
     assert canary.open_in_child(path) == 0
-    os.unlink(path)
+    path.unlink()
     path.symlink_to(path)
     assert canary.open_in_child(path) == errno.ELOOP
 
@@ -156,16 +157,19 @@ def test_one_that_gives_no_sign_is_waited_for_and_then_hangs(tmp_path: Path) -> 
 
 
 def test_systemd_is_asked_for_its_own_agent_only() -> None:
-    def says(text: str) -> object:
-        return lambda argv, timeout: text  # noqa: ARG005
+    class Says:
+        def __init__(self, text: str) -> None:
+            self.text = text
 
-    assert agent.read_restarts(says("MainPID=10\nNRestarts=3\n"), 10) == 3  # type: ignore[arg-type]
-    assert agent.read_restarts(says("MainPID=9\nNRestarts=3\n"), 10) is None  # type: ignore[arg-type]
+        def __call__(self, argv: Sequence[str], *, timeout: float = 60) -> str:
+            if not self.text:
+                raise CommandError(f"{argv[0]} failed in {timeout}", hint="try again")
+            return self.text
 
-    def fails(argv: object, *, timeout: float) -> str:
-        raise CommandError("no", hint="no")
-
-    assert agent.read_restarts(fails, 10) is None  # type: ignore[arg-type]
+    assert agent.read_restarts(Says("MainPID=10\nNRestarts=3\n"), 10) == 3
+    assert agent.read_restarts(Says("MainPID=9\nNRestarts=3\n"), 10) is None
+    assert agent.read_restarts(Says("MainPID=10\nNRestarts=\n"), 10) is None
+    assert agent.read_restarts(Says(""), 10) is None
 
 
 def test_the_ring_is_no_memory_of_the_agents() -> None:
