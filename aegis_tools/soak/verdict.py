@@ -5,44 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from aegis_tools.soak.criteria import (
+    CONFIDENCE,
+    FAIL,
+    INCONCLUSIVE,
+    INFO,
+    PASS,
+    Criterion,
+    criteria,
+)
+from aegis_tools.soak.figures import figures
 from aegis_tools.soak.reading import Soak
 
+__all__ = [
+    "CONFIDENCE", "FAIL", "INCONCLUSIVE", "INFO", "MINIMUM_S", "PASS", "Criterion", "Verdict",
+    "judge", "span",
+]  # fmt: skip
+
 FORMAT = 1
-PASS, FAIL, INCONCLUSIVE, INFO = "PASS", "FAIL", "INCONCLUSIVE", "INFO"
-"""``INFO``: a figure that is told and not judged."""
-CONFIDENCE = 0.99
-"""Of every interval: what is true lies below it once in 200 times, and above it as often."""
 MINIMUM_S = {"shadow": 7 * 86400, "enforce": 7 * 86400, "stress": 3 * 86400}
 """How long a soak has to be at least, by scenario, as the seed asks."""
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One figure, held against its limit.
-
-    Attributes:
-        id: ``mem_growth``.
-        title: For a person.
-        limit: The limit as text: ``< 1 MB/day``; empty where there is none.
-        unit: Of value, low and high: ``MB/day``, ``%``, empty for a plain number.
-        value: The figure; None where it cannot be told.
-        low: Where its confidence interval (CONFIDENCE) begins; None where there is none.
-        high: Where that ends.
-        samples: How many samples the figure is made of.
-        status: PASS, FAIL, INCONCLUSIVE or INFO.
-        why: What the status rests on, in one line.
-    """
-
-    id: str
-    title: str
-    limit: str
-    unit: str
-    value: float | None
-    low: float | None
-    high: float | None
-    samples: int
-    status: str
-    why: str
+_NEARLY = 0.999
+"""A soak of 7 days is not short because its last turn came a minute early."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +58,7 @@ class Verdict:
     @property
     def short(self) -> bool:
         """Whether it was shorter than its scenario asks for."""
-        return self.length_s < self.minimum_s
+        return self.length_s < _NEARLY * self.minimum_s
 
     @property
     def text(self) -> str:
@@ -104,20 +88,24 @@ def span(seconds: float) -> str:
     """Return a time as ``45 s``, ``10 min``, ``5 h`` or ``7 d``: in the largest unit of which it
     has two, or one whole; rounded down.
     """
+    whole = int(seconds + 0.5)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length or seconds == length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
+        if whole >= 2 * length or whole == length:
+            return f"{whole // length} {unit}"
+    return f"{whole} s"
 
 
 def judge(soak: Soak) -> Verdict:
     """Return the verdict on what is known of a soak so far."""
+    found = figures(soak, CONFIDENCE)
+    judged = criteria(soak, found)
+    statuses = {one.status for one in judged}
     return Verdict(
         soak=soak.settings.id,
         scenario=soak.settings.scenario,
-        status=INCONCLUSIVE,
-        criteria=(),
-        length_s=max(0.0, soak.until - soak.settings.started),
+        status=next((one for one in (FAIL, INCONCLUSIVE) if one in statuses), PASS),
+        criteria=judged,
+        length_s=found.cover.length_s,
         minimum_s=MINIMUM_S[soak.settings.scenario],
         made=soak.until,
         running=soak.running,
