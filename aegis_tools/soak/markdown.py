@@ -143,7 +143,8 @@ def figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Events", f"{number(found['events'])} in all, {number(found['lost'])} lost"
     yield (
         "Matches",
-        f"{number(found['blocks'])} denied, {number(found['audits'])} let through (the canary's too)",
+        f"{number(found['blocks'])} denied, {number(found['audits'])} let through "
+        "(the canary's too)",
     )
     yield (
         "Stability",
