@@ -55,7 +55,8 @@ _KINDS = (
     (_WARNING, _BPF, "bpf"),
     (_WARNING, re.compile("^WARNING: "), "warning"),
 )
-"""The first that fits: how urgent it is at least, what it says, which class that is."""
+"""The first that fits: how urgent it is at least, what it says, which class that is. What is not of
+the kernel is less urgent than all of them."""
 
 
 class Message(NamedTuple):
@@ -121,8 +122,6 @@ def classify(message: Message) -> str:
     what was killed because the soak's own workload had used up what it may.
     """
     text, level = message.text, message.priority
-    if level > _DEBUG:  # not of the kernel
-        return ""
     killed = _OOM.match(text) if level <= _INFO else None
     if killed:
         return "warning" if WORKLOAD in killed["group"] else "oom"

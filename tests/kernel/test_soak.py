@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from edit_support import Host
 from kernel_support import NO_LSM
+from soak_foreground import Begun, an_agent, is_alive, touch, until
 from soak_host import killed_at
-from soak_support import Begun, an_agent, is_alive, touch, until
 
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import locked

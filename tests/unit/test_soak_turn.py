@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -158,7 +159,9 @@ def test_a_torn_row_is_no_row_and_the_next_one_is_whole(host: Host) -> None:
     assert problems[3] == "1768471320,0.5,8.1,0,0"
 
 
-def no_room(*_: object) -> int:
+def half_of_it(fd: int, data: bytes) -> int:
+    """Write as much as there is room for."""
+    os.write(fd, bytes(data)[: len(data) // 2])
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -167,8 +170,11 @@ def test_a_full_disk_ends_no_soak_and_loses_nothing_a_verdict_rests_on(host: Hos
     host.says(OOPS)
     for _ in range(3):
         with pytest.raises(StateError, match="cannot write"):
-            host.turn(files.Calls(write=no_room))
+            host.turn(files.Calls(write=half_of_it))
         host.later(60)
+    assert host.at.samples.read_text().count("\n") == 3
+    assert host.at.samples.read_text().endswith("\n")
+    assert host.told() == []
     assert [one.timestamp for one in host.rows()] == [WALL, WALL + 60]
     host.turns(1)
     assert host.told("kernel") == [OOPS]
@@ -240,6 +246,27 @@ def test_a_memory_comes_back_as_it_was(turn: int, name: str, flag: bool, kmsg: i
 def test_a_memory_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 # json's own says what
         state.from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("turn", -2), ("turn", 1.5), ("elapsed_s", -1), ("boot", 5), ("names", {"x": 1}),
+     ("placed", 1), ("failing", "x"), ("agent", {"pid": "x"}), ("more", 1)],
+)  # fmt: skip
+def test_a_memory_with_a_field_that_cannot_be_is_refused(name: str, value: object) -> None:
+    good = json.loads(state.to_bytes(State(agent=Agent(5, 1.5))))
+    state.from_bytes(json.dumps(good).encode())
+    with pytest.raises(ValueError, match="field|texts"):
+        state.from_bytes(json.dumps({**good, name: value}).encode())
+
+
+def test_an_agent_in_a_memory_has_times(tmp_path: Path) -> None:
+    good = json.loads(state.to_bytes(State()))
+    for field in ("start_s", "cpu_s", "seen_s"):
+        (tmp_path / "state").write_text(
+            json.dumps({**good, "agent": {**good["agent"], field: -1.0}})
+        )
+        assert state.read(tmp_path / "state") is None
 
 
 def test_a_file_that_is_no_file_is_not_written_to(tmp_path: Path) -> None:
