@@ -43,7 +43,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _criteria(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each criterion; where it is not well, the reason below it."""
     rows = [("", "CRITERION", "VALUE", words.confidence(report).upper(), "LIMIT", "SAMPLES")]
-    for one in report["criteria"]:
+    criteria = words.ranked(report["criteria"])
+    for one in criteria:
         rows.append((
             f"{words.SIGNS[one['status']]} {one['status']}", _cell(one["title"]),
             amount(one["value"], one["unit"]), interval(one["low"], one["high"]),
@@ -51,7 +52,7 @@ def _criteria(report: Mapping[str, Any]) -> Iterator[str]:
         ))  # fmt: skip
     lines = list(_columns(rows))
     yield lines[0]
-    for line, one in zip(lines[1:], report["criteria"], strict=True):
+    for line, one in zip(lines[1:], criteria, strict=True):
         yield line
         if one["status"] in ("FAIL", "INCONCLUSIVE") and one["why"]:
             yield f"    {_cell(one['why'], 300)}"

@@ -50,9 +50,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know before anything else."""
     found = []
     if report["soak"]["override"]:
-        found.append(
-            f"Begun although it should not have been (override): {report['soak']['override']}"
-        )
+        found.append(words.overridden(report))
     if told := words.state(report):
         found.append(f"{told[0].upper()}{told[1:]}.")
     if report["verdict"]["short"]:
@@ -121,7 +119,7 @@ def _criteria(report: Mapping[str, Any]) -> Iterator[str]:
             number(one["samples"]),
             _cell(one["why"]),
         )
-        for one in report["criteria"]
+        for one in words.ranked(report["criteria"])
     )
     header = ("", "Criterion", "Value", words.confidence(report), "Limit", "Samples", "Why")
     yield from _table(header, rows)

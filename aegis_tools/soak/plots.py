@@ -231,7 +231,10 @@ def _probe(report: Mapping[str, Any]) -> Panel:
     if not points:
         return Panel(**base, words="Time to open a file: no sample tells it.", none=_NOTHING)
     slow = _criterion(report, "slowness")
-    told = f" {slow['why']}" if slow and slow["why"] else ""
+    told = ""
+    if slow and slow["value"] is not None:
+        between = interval(slow["low"], slow["high"])
+        told = f" End against beginning: {amount(slow['value'], '%')} slower ({between})."
     return Panel(
         **base,
         words=f"Open and close, µs: {_spread(report, 'probe', 'µs')}{told}",
