@@ -166,7 +166,8 @@ def _lost(report: Mapping[str, Any]) -> Panel:
     many, of = report["figures"]["lost"], report["figures"]["events"]
     told = "none" if not many else number(many)
     lines = [Line("lost", "c4", lost)]
-    if events and _judged(report) and DROPPED / 100 * _most(events) <= 100 * max(1.0, _most(lost)):
+    allowed = DROPPED / 100 * _most(events)
+    if _judged(report) and (1 <= allowed <= 100 * max(1.0, _most(lost)) or many):
         share = [Bin(one.at, *(DROPPED / 100 * value for value in one[1:])) for one in events]
         lines.append(Line(f"limit {DROPPED:g} % of events", "limit", share))
     total = f" of {number(of)}" if of is not None else ""

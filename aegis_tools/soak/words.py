@@ -34,6 +34,7 @@ KINDS = {
 """Letter in a plot, tone and words of what happens in a soak."""
 
 
+MOST_NAMED = 4
 _NOTHING = 1e-6
 
 
@@ -164,7 +165,9 @@ def recommendation(report: Mapping[str, Any]) -> tuple[str, list[str]]:
     if verdict["status"] == INCONCLUSIVE:
         open_ones = _titles(report["criteria"], INCONCLUSIVE)
         told = f"Not decided: {open_ones}." if open_ones else "Nothing could be judged."
-        return told, [_again(report)]
+        first = [_OPEN[one["id"]] for one in report["criteria"]
+                 if one["status"] == INCONCLUSIVE and one["id"] in _OPEN]  # fmt: skip
+        return told, [*first, _again(report)]
     if verdict["short"]:
         least = span(verdict["minimum_s"])
         return f"All criteria met, in less time than the {least} that count.", [_again(report)]
@@ -193,14 +196,25 @@ _NEXT = {
     "canary": "aegisbpf health",
 }
 """What to look at first, by criterion that failed."""
+_OPEN = {
+    "agent_present": "aegisbpf service status",
+    "coverage": "systemctl status aegis-soak.timer",
+    "same_policy": "aegisbpf history",
+}
+"""The same, by criterion that is not decided for another reason than too little time."""
 
 
 def _titles(criteria: Sequence[Mapping[str, Any]], status: str) -> str:
-    return "; ".join(
-        f"{_lowered(one['title'])} {amount(one['value'], one['unit'])} (limit {one['limit']})"
-        for one in criteria
-        if one["status"] == status
-    )
+    """Return the criteria of a status with their figures, the first few by name."""
+    found = [_lowered(one["title"]) + _figure(one) for one in criteria if one["status"] == status]
+    more = [f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+    return "; ".join(found[:MOST_NAMED] + more)
+
+
+def _figure(one: Mapping[str, Any]) -> str:
+    if one["value"] is None:
+        return ""
+    return f" {amount(one['value'], one['unit'])} (limit {one['limit']})"
 
 
 def _lowered(title: str) -> str:
