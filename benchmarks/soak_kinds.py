@@ -40,6 +40,7 @@ class Draft:
         slower: How much longer a file takes to open, as a factor.
         lost: Share of events that are lost.
         entries: Entries of the maps.
+        starting: Seconds that most of a process's beginning takes.
     """
 
     draw: random.Random
@@ -55,6 +56,7 @@ class Draft:
     slower: list[float] = field(default_factory=list)
     lost: float = 0.0
     entries: list[int] = field(default_factory=list)
+    starting: float = 180.0
 
     @property
     def rows(self) -> range:
@@ -93,8 +95,8 @@ def rise(made: Draft) -> None:
 
 
 def fall(made: Draft) -> None:
-    """A single fall of 1 to 5 MB."""
-    _raise(made, -made.draw.uniform(1, 5))
+    """A single fall of 1 to 10 MB."""
+    _raise(made, -made.draw.uniform(1, 10))
 
 
 def two_steps(made: Draft) -> None:
@@ -184,10 +186,10 @@ def clock_back(made: Draft) -> None:
 
 def slow_disk(made: Draft) -> None:
     """One row in ten comes up to two intervals late."""
-    late = 0.0
+    late, interval = 0.0, made.times[1] - made.times[0]
     for at in made.rows:
-        if at and made.draw.random() < 0.1:
-            late += made.draw.uniform(0, 1.9) * (made.times[1] - made.times[0])
+        if made.draw.random() < 0.1:
+            late += made.draw.uniform(0, 1.9) * interval
         made.times[at] += late
 
 
@@ -202,10 +204,19 @@ def arenas(made: Draft) -> None:
 def start_up(made: Draft) -> None:
     """5 to 20 MB in the first minute, and now and then 0.1 to 0.5 MB up or down afterwards."""
     height, more = made.draw.uniform(5, 20), 0.0
+    made.starting = 15.0
     for at in made.rows:
         if made.draw.random() < 0.08:
             more += made.draw.choice((1, 1, -1)) * made.draw.uniform(0.1, 0.5)
         made.memory[at] += height * (1 - math.exp(-made.times[at] / 15)) + more
+
+
+def flat(made: Draft) -> None:
+    """5 to 20 MB in the first minute, and the same from then on."""
+    height = made.draw.uniform(5, 20)
+    made.starting = 1.0
+    for at in made.rows:
+        made.memory[at] += height * min(1.0, made.times[at] / 60)
 
 
 def busy(made: Draft) -> None:
@@ -271,6 +282,7 @@ HEALTHY = (
     Kind("log rotation", (quiet, log_rotation)),
     Kind("caches that fill", (quiet, cache)),
     Kind("10 minutes, 5 s apart", (start_up,), days=600 / DAY, interval=5.0),
+    Kind("10 minutes, and flat", (flat,), days=600 / DAY, interval=5.0),
 )
 
 
@@ -364,7 +376,7 @@ def _processes(made: Draft) -> None:
             begun, last = made.times[at], made.process[at]
             level, less = made.draw.gauss(0, 0.3), made.draw.uniform(0, 4)
         age = made.times[at] - begun
-        made.memory[at] += level - less * math.exp(-age / 180) + made.leak * age / DAY
+        made.memory[at] += level - less * math.exp(-age / made.starting) + made.leak * age / DAY
 
 
 def _soak(kind: Kind, made: Draft) -> Soak:

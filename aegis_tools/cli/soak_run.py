@@ -83,6 +83,8 @@ def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
         warn=lambda error: app.note(f"aegisbpf: {error.message}"),
         at_once=at_once,
     )  # fmt: skip
+    if _is_watched(app):
+        print(file=app.err)
     if ended is None:
         app.show({"soak": settings.id, "ended_by": "another command"}, f"{settings.id} has ended")
         return 0
@@ -95,11 +97,15 @@ def _progress(app: App, settings: Settings, step: Step) -> None:
     from aegis_tools.soak.verdict import span
 
     made = step.made
-    if made is None or app.json or not app.err.isatty():
+    if made is None or not _is_watched(app):
         return
     left = max(settings.duration_s - made.state.elapsed_s, 0.0)
     text = f"turn {made.state.turn}, {span(left)} left: {_seen(made)}"
-    print(f"\r\x1b[K{text}", end="" if step.ended is None else "\n", file=app.err, flush=True)
+    print(f"\r\x1b[K{text}", end="", file=app.err, flush=True)
+
+
+def _is_watched(app: App) -> bool:
+    return not app.json and app.err.isatty()
 
 
 def _seen(made: Made) -> str:

@@ -2,9 +2,10 @@
 
 Order of the effects, and what a death after each leaves:
   running        a name without settings: whoever comes next undoes it
-  folder, canary as above
-  settings       the soak runs: its turns go on by the timer, if that was enabled
-  timer, work    nothing
+  folder, canary, units, workload
+                 as above
+  settings       the soak runs; at the latest after a boot its timer is started
+  timer          nothing
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def begin(paths: Paths, made: Plan, *, seams: Seams = SYSTEM) -> Made:
         check_free(paths)
         dead = reading.running(paths)
         if dead:
-            undo(paths, dead)
+            undo(paths, dead, seams=seams)
         return _begin(paths, made, seams)
 
 
@@ -55,13 +56,13 @@ def _begin(paths: Paths, made: Plan, seams: Seams) -> Made:
         first = _make(paths, at, settings, made.shadow, seams)
         if background:
             unit.install(units, seams.run)
+            if settings.workload != "none":
+                workload.start(paths, settings.workload, settings.duration_s, seams.run)
         files.write_atomic(at.settings, settings.to_bytes(), what="settings of the soak")
     except BaseException:
-        undo(paths, settings.id)
+        undo(paths, settings.id, seams=seams)
         raise
     if background:
-        if settings.workload != "none":
-            workload.start(paths, settings.workload, settings.duration_s, seams.run)
         unit.start(seams.run)
     return first
 
@@ -94,7 +95,7 @@ def _begun(settings: Settings, shadow: str) -> str:
     return f"{text}; {shadow} has passed in shadow" if shadow else text
 
 
-def undo(paths: Paths, identifier: str) -> None:
+def undo(paths: Paths, identifier: str, *, seams: Seams = SYSTEM) -> None:
     """Take away all of a soak that has not begun, or whose beginning was killed.
 
     The caller holds the soak's lock.
@@ -103,6 +104,9 @@ def undo(paths: Paths, identifier: str) -> None:
         StateError: It cannot be written down that none runs.
     """
     at = folder(paths, identifier)
+    if unit.has_systemd(paths):
+        with contextlib.suppress(AegisError):
+            unit.end(paths, seams.run)
     with contextlib.suppress(AegisError, OSError), locked(paths.lock, command="soak start"):
         canary.remove(paths, at.path)
     shutil.rmtree(at.path, ignore_errors=True)

@@ -1,15 +1,13 @@
 """How fast a figure grows, and whether that is a leak: more in the end, and ever more.
 
-What is growth by nature and no leak is told apart by two lines through the same values. Both have
-one slope and a level for each section (a process), and a day's rise and fall where there are days
-enough:
+A line is laid through the values: one slope, a level for each section (a process), and a day's
+rise and fall where there are days enough. What is growth by nature and no leak is told apart by a
+second line, from which single rises and falls have been taken out:
 
-* the *net* line: how much more there was in the end;
-* the *sustained* line, from which single rises and falls have been taken out: how much it grew
-  apart from them.
-
-A step is net growth that is not sustained; the teeth of a saw are sustained growth that is not
-net. A leak is both.
+* A step is growth that is not sustained: without it the second line is flat.
+* The teeth of a saw are growth that does not add up: what rises falls again, and the falls that
+  were taken out count against the rise.
+* A leak is both: it goes on apart from any step, and is there in the end.
 """
 
 from __future__ import annotations
@@ -72,15 +70,15 @@ class Growth:
     """How fast something grows, a day.
 
     Attributes:
-        net: The slope of the net line.
-        sustained: The slope of the sustained line.
-        steps: What was taken out for the sustained line.
+        plain: The slope of the first line.
+        sustained: The slope of the second line, without single steps.
+        steps: What was taken out for that.
         range: From the lowest to the highest value, in the section where that is most.
         days: How long was watched: all sections together.
         samples: Values that were used.
     """
 
-    net: Interval
+    plain: Interval
     sustained: Interval
     steps: tuple[Step, ...]
     range: float
@@ -89,27 +87,29 @@ class Growth:
 
     @property
     def rise(self) -> float:
-        """By how much it has risen in all, net and sustained."""
+        """By how much it has risen in all, apart from single rises."""
         return self.interval.value * self.days
 
     @property
     def interval(self) -> Interval:
-        """Growth that is both net and sustained: from the least to the most that the lines allow.
+        """Growth that is sustained and adds up.
 
-        The most is what the sustained line allows, and the rises that were taken out of it, and
-        one more, which may be due: but for a single one that stands out from all others, where
-        there were days enough to see that it is alone. It is no more than both lines allow. Of
-        less than two days, which can be the rise of one day, all counts from lowest to highest.
+        The least is what the second line allows, less what fell by more than rose in steps. The
+        most is what it allows, and the rises that were taken out of it, and one more, which may
+        be due: but for a single one that stands out from all others, where there were days enough
+        to see that it is alone. It is no more than both lines allow. Of less than two days, which
+        can be the rise of one day, all counts from lowest to highest.
         """
+        fallen = max(0.0, -sum(step.height for step in self.steps)) / self.days
         rises = sorted(step.height for step in self.steps if step.height > 0)
         alone = len(rises) == 1 or (len(rises) > 1 and rises[-2] < rises[-1] / 2)
         if alone and self.days >= DAYS_TO_BE_ALONE:
             rises.pop()
-        apart = (sum(rises) + max(rises, default=0.0)) / self.days
-        high = min(self.sustained.high + apart, max(self.net.high, self.sustained.high))
+        risen = (sum(rises) + max(rises, default=0.0)) / self.days
+        high = min(self.sustained.high + risen, max(self.plain.high, self.sustained.high))
         return Interval(
-            min(self.net.value, self.sustained.value),
-            min(self.net.low, self.sustained.low),
+            self.sustained.value - fallen,
+            self.sustained.low - fallen,
             high + (self.range / self.days if self.days < DAYS_OF_A_CYCLE else 0.0),
         )
 
@@ -140,11 +140,11 @@ def growth(sections: Sequence[Section], confidence: float) -> Growth | None:
     if not groups:
         return None
     model = _Model(groups)
-    net = model.fit([], confidence)
+    plain = model.fit([], confidence)
     steps = model.steps()
     return Growth(
-        net=net,
-        sustained=model.fit([at for at, _ in steps], confidence) if steps else net,
+        plain=plain,
+        sustained=model.fit([at for at, _ in steps], confidence) if steps else plain,
         steps=tuple(Step(model.times[at] * DAY, height) for at, height in steps),
         range=max(max(v for _, v in group) - min(v for _, v in group) for group in groups),
         days=sum(group[-1][0] - group[0][0] for group in groups),

@@ -72,7 +72,7 @@ def step(
         StateError: The turn could not be written down; the next one is made all the same.
     """
     with locked(paths.soak_lock, command="soak sample", timeout=LOCK_SECONDS):
-        name = _current(paths)
+        name = _current(paths, seams)
         if not name or (only and name != only):
             _nothing(paths, name, seams)
             return Step()
@@ -91,14 +91,14 @@ def step(
         return Step(name, made)
 
 
-def _current(paths: Paths) -> str:
+def _current(paths: Paths, seams: Seams) -> str:
     """Return the soak that runs; one whose beginning was killed is undone first."""
     name = reading.running(paths)
     if not name or files.exists(folder(paths, name).settings):
         return name
     from aegis_tools.soak import begin
 
-    begin.undo(paths, name)
+    begin.undo(paths, name, seams=seams)
     return ""
 
 
@@ -145,7 +145,7 @@ def stop(paths: Paths, *, seams: Seams = SYSTEM, only: str = "") -> Ended:
     from aegis_tools.soak import finish
 
     with locked(paths.soak_lock, command="soak stop", timeout=LOCK_SECONDS):
-        name = _current(paths)
+        name = _current(paths, seams)
         if not name or (only and name != only):
             raise StateError("no soak is running", hint="see: aegisbpf soak list")
         return finish.finish(paths, name, finish.STOPPED, seams=seams)
