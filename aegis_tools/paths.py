@@ -177,6 +177,21 @@ class Paths:
         return self.state / "incidents"
 
     @property
+    def soaks(self) -> Path:
+        """Long runs with their verdicts, one folder each (``soak.folder``)."""
+        return self.state / "soaks"
+
+    @property
+    def soak_running(self) -> Path:
+        """The id of the soak that runs; missing while none does."""
+        return self.soaks / "running"
+
+    @property
+    def soak_lock(self) -> Path:
+        """Held by whoever changes a soak: begins it, takes a turn, ends it."""
+        return self.run / "soak.lock"
+
+    @property
     def units(self) -> Path:
         """Where an administrator's systemd units are."""
         return self.root / "etc/systemd/system"

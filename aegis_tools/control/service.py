@@ -28,6 +28,9 @@ ENABLED = (
 OPTIONAL = ("aegis-monitors.service",)
 """What starts at boot only where somebody has asked for it."""
 
+ON_REQUEST = ("aegis-soak.timer",)
+"""What a command starts, and ends again: it has no part in what is installed."""
+
 _MARK = "@EXEC@"
 _MAX_UNIT = 65536
 _WHAT = "systemd unit"
@@ -163,8 +166,9 @@ def disable(runner: Runner = run) -> None:
     Raises:
         CommandError: systemd refused.
     """
-    with contextlib.suppress(CommandError):  # one of before there was this unit
-        runner(["systemctl", "disable", "--now", *OPTIONAL], timeout=120)
+    for unit in (*OPTIONAL, *ON_REQUEST):
+        with contextlib.suppress(CommandError):  # one of before there was this unit
+            runner(["systemctl", "disable", "--now", unit], timeout=120)
     runner(["systemctl", "disable", "--now", *ENABLED], timeout=120)
 
 

@@ -1,4 +1,4 @@
-"""Imports go one way: cli → incident, monitors → agent → control → policy, kernel → errors.
+"""Imports go one way: cli → soak → incident, monitors → agent → control → policy, kernel → errors.
 
 rollout stands alone.
 """
@@ -33,6 +33,17 @@ MAY_IMPORT = {
     },
     "monitors": {"errors", "paths", "policy", "kernel", "control", "agent", "monitors"},
     "rollout": {"rollout"},
+    "soak": {
+        "errors",
+        "paths",
+        "policy",
+        "kernel",
+        "control",
+        "agent",
+        "incident",
+        "soak",
+        "__version__",
+    },
     "cli": {
         "errors",
         "paths",
@@ -42,6 +53,7 @@ MAY_IMPORT = {
         "agent",
         "incident",
         "monitors",
+        "soak",
         "cli",
         "__version__",
     },
@@ -132,6 +144,8 @@ def test_a_module_imports_downward_only(path: Path) -> None:
         ("def f():\n    from aegis_tools.agent import run", "control"),
         ("from aegis_tools.incident import record", "agent"),
         ("from aegis_tools.cli import output", "incident"),
+        ("from aegis_tools.soak import verdict", "incident"),
+        ("from aegis_tools.cli import output", "soak"),
         ("from . import errors", "policy"),
         ("import yaml", "policy"),
         ("from nacl.signing import SigningKey", "policy"),

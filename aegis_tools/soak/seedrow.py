@@ -1,0 +1,47 @@
+"""A row of the seed's sampler, without a soak: its eight columns, added to a CSV of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aegis_tools.control.bootclock import SYSTEM, Seams
+from aegis_tools.kernel.layout import Stat
+from aegis_tools.paths import Paths
+from aegis_tools.soak import agent, loaded
+from aegis_tools.soak.append import append
+from aegis_tools.soak.columns import SEED, Sample, format_row
+from aegis_tools.soak.state import Agent
+
+HEADER = ",".join(SEED) + "\n"
+
+
+def look(paths: Paths, *, seams: Seams = SYSTEM) -> Sample:
+    """Return what is known now; processor time as ps(1) has it, over the life of the agent.
+
+    Raises:
+        AegisError: What is loaded is damaged.
+    """
+    seen, kernel = agent.look(paths, Agent(), seams=seams), loaded.look(paths)
+    lived = seen.seen_s - seen.start_s
+    return Sample(
+        timestamp=max(int(seams.wall()), 0),
+        cpu_pct=100 * seen.cpu_s / lived if seen.running and lived > 0 else 0.0,
+        mem_mb=(seen.rss or 0) / (1 << 20),
+        blocks=kernel.counters.get(Stat.BLOCKS, 0),
+        ringbuf_drops=kernel.counters.get(Stat.RINGBUF_DROPS, 0),
+        map_deny_path=kernel.entries.get("deny_path_map", 0),
+        map_deny_inode=kernel.entries.get("deny_inode_map", 0),
+        map_allow_cgroup=kernel.entries.get("allow_cgroup_map", 0),
+        agent="running" if seen.running else "dead",
+    )
+
+
+def add(path: Path, sample: Sample) -> str:
+    """Add the row to a file, with the header where that is new; return it.
+
+    Raises:
+        StateError: It cannot be written.
+    """
+    row = ",".join(format_row(sample).rstrip("\n").split(",")[: len(SEED)])
+    append(path, row + "\n", what="samples", header=HEADER)
+    return row

@@ -1,0 +1,1 @@
+"""Pictures of a soak's metrics as PNG, with nothing but the standard library."""
