@@ -58,7 +58,7 @@ COMMANDS = {
     "why": ("why", "which rule would match a path or an address"),
     "history": ("history", "who changed what, and when"),
     "monitor": ("monitor", "what processes, files, network, memory and disks do, live"),
-    "soak": ("soak", "a run of days that ends in a verdict: start, status, stop, list"),
+    "soak": ("soak", "a run of days that ends in a verdict: start, status, report, compare"),
     "map": ("map", "list, dump, update or delete map entries"),
     "pin": ("pin", "list or remove pins"),
     "completion": ("completion", "print a shell completion script"),

@@ -77,6 +77,8 @@ def test_a_wheel_holds_the_objects_and_their_sums(wheel: Path) -> None:
     assert "aegis_tools/monitors/event.schema.json" in names
     page = {f"aegis_tools/rollout/page.{kind}" for kind in ("css", "html.j2", "js")}
     assert {"aegis_tools/rollout/report.schema.json", *page} <= set(names)
+    soak = {f"aegis_tools/soak/{name}" for name in ("page.css", "report.schema.json")}
+    assert soak <= set(names)
 
 
 @pytest.mark.parametrize("name", ["aegisbpf", "aegis-tools", "dots-family-ctl"])
