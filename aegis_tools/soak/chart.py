@@ -235,7 +235,7 @@ def gather(marks: Iterable[Mark], near: float) -> list[list[Mark]]:
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def sparkline(points: Sequence[Sequence[float]], end: float, width: int = 60) -> str:
+def sparkline(points: Sequence[Sequence[float]], end: float, width: int) -> str:
     """Return a line of blocks from 0 to the most; of a time without points a space.
 
     Args:

@@ -11,7 +11,7 @@ from aegis_tools.soak.words import amount, interval
 
 NONE, HIGHER, LOWER, UNKNOWN = "none", "higher", "lower", "unknown"
 """How the second soak's figure differs from the first's."""
-MORE_IS_BETTER = ("agent_present", "coverage")
+MORE_IS_BETTER = ("agent_present", "coverage", "same_policy")
 _SAME = ("scenario", "host", "system", "kernel", "version", "policy", "mode", "workload")
 
 

@@ -12,7 +12,7 @@ from math import isfinite
 
 from aegis_tools.soak import stats
 from aegis_tools.soak.figures import Change, Figures, Level
-from aegis_tools.soak.growth import DAYS_OF_A_CYCLE
+from aegis_tools.soak.growth import DAY, DAYS_OF_A_CYCLE
 from aegis_tools.soak.reading import Soak
 from aegis_tools.soak.stats import Interval
 
@@ -32,6 +32,10 @@ LEAST_RISE = 4.0
 """MiB: a smaller rise in all can be the allocator's doing."""
 LEAST_RISE_OF_A_DAY, LEAST_SHARE_OF_A_DAY = 8.0, 0.25
 """MiB, and share of the median: in less than two days a smaller one can be that of a day."""
+SPARE = 0.5
+"""So many times the reach of its interval memory must stay away from the limit: what a week's
+rhythm does to seven days is not in that interval.
+"""
 FEW_ENTRIES = 20
 OTHER_LOAD = 1.5
 """A load average so many times as high, or as low, explains another speed."""
@@ -107,6 +111,17 @@ def criteria(soak: Soak, figures: Figures) -> tuple[Criterion, ...]:
     if soak.settings.scenario == "enforce":
         judged.append(_false_positives)
     return tuple(judge(soak, figures) for judge in (*judged, _same, _agent_present, _coverage))
+
+
+def span(seconds: float) -> str:
+    """Return a time as ``45 s``, ``10 min``, ``5 h`` or ``7 d``: in the largest unit of which it
+    has two, or one whole; rounded down.
+    """
+    whole = int(seconds + 0.5)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if whole >= 2 * length or whole == length:
+            return f"{whole // length} {unit}"
+    return f"{whole} s"
 
 
 def _none_of(kind: _Kind, count: int, soak: Soak, what: str) -> Criterion:
@@ -186,15 +201,19 @@ def _mem_growth(soak: Soak, figures: Figures) -> Criterion:
     growth, level = figures.growth, figures.memory
     if growth is None or level is None:
         return kind.untold("there are too few rows of one process")
-    steps = ", ".join(f"{step.height:+.1f}" for step in growth.steps[:5])
+    high = sorted(growth.steps, key=lambda step: -abs(step.height))
+    steps = ", ".join(f"{step.height:+.1f}" for step in high if abs(step.height) >= 0.1)
     more = f"single steps of {steps} MB are no growth" if steps else ""
     found = kind.within(growth.interval, MEMORY_A_DAY, growth.samples, more)
     least = LEAST_RISE
     if growth.days < DAYS_OF_A_CYCLE:
         least = max(LEAST_RISE_OF_A_DAY, LEAST_SHARE_OF_A_DAY * level.median.value)
     if found.status == FAIL and growth.rise < least:
-        why = f"a rise of {growth.rise:.1f} MB in {growth.days:.2g} days is too little to tell"
+        why = f"a rise of {growth.rise:.1f} MB in {span(growth.days * DAY)} is too little to tell"
         return replace(found, status=INCONCLUSIVE, why=why)
+    spare = SPARE * (growth.sustained.high - growth.sustained.value)
+    if found.status == PASS and growth.interval.high + spare >= MEMORY_A_DAY:
+        return replace(found, status=INCONCLUSIVE, why="the limit is too near to the interval")
     return found
 
 
@@ -231,15 +250,15 @@ def _drops_grow(figures: Figures) -> Criterion:
 
 def _maps(soak: Soak, figures: Figures) -> Criterion:
     del soak
-    limit = f"< {FEW_ENTRIES} entries or {ENTRIES_A_DAY:g} % a day, < {FILL:.0%} full"
+    limit = f"< {FEW_ENTRIES} entries or {ENTRIES_A_DAY:g} % a day, < {100 * FILL:g} % full"
     kind = _Kind("maps_stable", "Entries of the maps", limit, "entries/day")
     maps = figures.maps
     if maps.fill is not None and maps.fill >= FILL:
-        return kind.found(FAIL, f"a map was {maps.fill:.1%} full", maps.samples,
+        return kind.found(FAIL, f"a map was {100 * maps.fill:.1f} % full", maps.samples,
                           None if maps.entries is None else maps.entries.interval)  # fmt: skip
     if maps.entries is None:
         return kind.untold("there are too few rows of one policy")
-    full = "" if maps.fill is None else f"at most {maps.fill:.1%} full"
+    full = "" if maps.fill is None else f"at most {100 * maps.fill:.1f} % full"
     few = max(FEW_ENTRIES, ENTRIES_A_DAY / 100 * maps.highest)
     if maps.entries.range < few:
         changed = f"entries differ by {maps.entries.range:.0f} at most"

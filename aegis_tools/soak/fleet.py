@@ -61,6 +61,8 @@ FIGURES = {
     "drops": Figure("Lost events", "%", 0.0005),
     "canary": Figure("Canary misses", "", 0.1),
     "slowness": Figure("Slower over the soak", "%", 1.0),
+    "maps_stable": Figure("Growth of the maps", "entries/day", 2.0),
+    "same_policy": Figure("Same policy and mode", "%", 0.5),
     "agent_present": Figure("Agent there", "%", 0.1),
     "coverage": Figure("Turns made", "%", 0.5),
     "false_positives": Figure("False positives", "%", 0.0005),

@@ -7,8 +7,7 @@ from typing import Any
 
 from aegis_tools.control.files import printable
 from aegis_tools.soak import words
-from aegis_tools.soak.chart import sparkline
-from aegis_tools.soak.markdown import CURVES, environment, figures
+from aegis_tools.soak.markdown import curves, environment, figures
 from aegis_tools.soak.words import amount, interval, number
 
 MOST_TOLD = 12
@@ -33,7 +32,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _criteria(report)
     yield ""
-    yield from _columns(_curves(report["series"]))
+    yield from _columns(curves(report))
     yield from _block("Figures", figures(report))
     yield from _block("Matches", _rules(report["denials"]))
     yield from _block("What happened", _told(report))
@@ -43,7 +42,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _criteria(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each criterion; where it is not well, the reason below it."""
     rows = [("", "CRITERION", "VALUE", words.confidence(report).upper(), "LIMIT", "SAMPLES")]
-    for one in report["criteria"]:
+    criteria = words.ranked(report["criteria"])
+    for one in criteria:
         rows.append((
             f"{words.SIGNS[one['status']]} {one['status']}", _cell(one["title"]),
             amount(one["value"], one["unit"]), interval(one["low"], one["high"]),
@@ -51,19 +51,10 @@ def _criteria(report: Mapping[str, Any]) -> Iterator[str]:
         ))  # fmt: skip
     lines = list(_columns(rows))
     yield lines[0]
-    for line, one in zip(lines[1:], report["criteria"], strict=True):
+    for line, one in zip(lines[1:], criteria, strict=True):
         yield line
         if one["status"] in ("FAIL", "INCONCLUSIVE") and one["why"]:
             yield f"    {_cell(one['why'], 300)}"
-
-
-def _curves(series: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    return [
-        (label, sparkline(points, series["end"]), f"most {amount(top, unit)}")
-        for name, label, unit in CURVES
-        if (points := series[name])
-        for top in [max(one[3] for one in points)]
-    ]
 
 
 def _rules(denials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

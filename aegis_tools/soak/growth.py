@@ -1,15 +1,13 @@
 """How fast a figure grows, and whether that is a leak: more in the end, and ever more.
 
-What is growth by nature and no leak is told apart by two lines through the same values. Both have
-one slope and a level for each section (a process), and a day's rise and fall where there are days
-enough:
+A line is laid through the values: one slope, a level for each section (a process), and a day's
+rise and fall where there are days enough. What is growth by nature and no leak is told apart by a
+second line, from which single rises and falls have been taken out:
 
-* the *net* line: how much more there was in the end;
-* the *sustained* line, from which single rises and falls have been taken out: how much it grew
-  apart from them.
-
-A step is net growth that is not sustained; the teeth of a saw are sustained growth that is not
-net. A leak is both.
+* A step is growth that is not sustained: without it the second line is flat.
+* The teeth of a saw are growth that does not add up: what rises falls again, and the falls that
+  were taken out count against the rise.
+* A leak is both: it goes on apart from any step, and is there in the end.
 """
 
 from __future__ import annotations
@@ -35,6 +33,7 @@ _HIGH = 3.0
 _EDGE = 3
 """Blocks between a step and the next or the end of a section."""
 _DAYS_A_STEP = 2.0
+_MOST_STEPS = 7
 DAYS_OF_A_CYCLE = 2.0
 """From when on a day's rise and fall can be told from growth."""
 DAYS_TO_BE_ALONE = 2.5
@@ -71,15 +70,15 @@ class Growth:
     """How fast something grows, a day.
 
     Attributes:
-        net: The slope of the net line.
-        sustained: The slope of the sustained line.
-        steps: What was taken out for the sustained line.
+        plain: The slope of the first line.
+        sustained: The slope of the second line, without single steps.
+        steps: What was taken out for that.
         range: From the lowest to the highest value, in the section where that is most.
         days: How long was watched: all sections together.
         samples: Values that were used.
     """
 
-    net: Interval
+    plain: Interval
     sustained: Interval
     steps: tuple[Step, ...]
     range: float
@@ -88,26 +87,30 @@ class Growth:
 
     @property
     def rise(self) -> float:
-        """By how much it has risen in all, net and sustained."""
+        """By how much it has risen in all, apart from single rises."""
         return self.interval.value * self.days
 
     @property
     def interval(self) -> Interval:
-        """Growth that is both net and sustained, from the least that one of the two lines allows.
+        """Growth that is sustained and adds up.
 
-        To the most belong the rises that were taken out, too, but for a single one that stands
-        out from all others where there were days enough to see that it is alone; and of less than
-        two days, which can be the rise of one day, all that was there from lowest to highest.
+        The least is what the second line allows, less what fell by more than rose in steps. The
+        most is what it allows, and the rises that were taken out of it, and one more, which may
+        be due: but for a single one that stands out from all others, where there were days enough
+        to see that it is alone. It is no more than both lines allow. Of less than two days, which
+        can be the rise of one day, all counts from lowest to highest.
         """
+        fallen = max(0.0, -sum(step.height for step in self.steps)) / self.days
         rises = sorted(step.height for step in self.steps if step.height > 0)
         alone = len(rises) == 1 or (len(rises) > 1 and rises[-2] < rises[-1] / 2)
         if alone and self.days >= DAYS_TO_BE_ALONE:
             rises.pop()
-        apart = sum(rises) + (self.range if self.days < DAYS_OF_A_CYCLE else 0.0)
+        risen = (sum(rises) + max(rises, default=0.0)) / self.days
+        high = min(self.sustained.high + risen, max(self.plain.high, self.sustained.high))
         return Interval(
-            min(self.net.value, self.sustained.value),
-            min(self.net.low, self.sustained.low),
-            self.sustained.high + apart / self.days,
+            self.sustained.value - fallen,
+            self.sustained.low - fallen,
+            high + (self.range / self.days if self.days < DAYS_OF_A_CYCLE else 0.0),
         )
 
 
@@ -137,11 +140,11 @@ def growth(sections: Sequence[Section], confidence: float) -> Growth | None:
     if not groups:
         return None
     model = _Model(groups)
-    net = model.fit([], confidence)
+    plain = model.fit([], confidence)
     steps = model.steps()
     return Growth(
-        net=net,
-        sustained=model.fit([at for at, _ in steps], confidence) if steps else net,
+        plain=plain,
+        sustained=model.fit([at for at, _ in steps], confidence) if steps else plain,
         steps=tuple(Step(model.times[at] * DAY, height) for at, height in steps),
         range=max(max(v for _, v in group) - min(v for _, v in group) for group in groups),
         days=sum(group[-1][0] - group[0][0] for group in groups),
@@ -171,13 +174,13 @@ class _Model:
         self._values = self._centred([value for group in groups for _, value in group])
         self._line = self._centred(self.times)
         days = sum(group[-1][0] - group[0][0] for group in groups)
-        self._most_steps = max(2, int(days / _DAYS_A_STEP))
-        self._waves: list[list[float]] = []
-        if days >= DAYS_OF_A_CYCLE:
-            for turns in (1, 2, 3):
-                angle = 2 * math.pi * turns
-                for wave in (math.sin, math.cos):
-                    self._waves.append(self._centred([wave(angle * t) for t in self.times]))
+        self._most_steps = min(_MOST_STEPS, max(2, int(days / _DAYS_A_STEP)))
+        waves = [
+            self._centred([wave(2 * math.pi * turns * time) for time in self.times])
+            for turns in ((1, 2, 3) if days >= DAYS_OF_A_CYCLE else ())
+            for wave in (math.sin, math.cos)
+        ]
+        self._waves = _Basis(waves).columns
 
     def fit(self, steps: Sequence[int], confidence: float) -> Interval:
         """Return the slope with these steps taken out."""
@@ -191,7 +194,7 @@ class _Model:
         left = [value - slope * t for value, t in zip(values, line, strict=True)]
         scores = [t * u for t, u in zip(line, left, strict=True)]
         # Two estimates of one variance: each is too low for some kinds of noise.
-        noise, freedom = self._noise(_Basis([*others.columns, line]), left)
+        noise, freedom = self._noise(_Basis([line], others.columns), left)
         variance = max(stats.long_run(scores, _cosines(len(left))), noise * weight)
         reach = stats.t_quantile(freedom, confidence) * math.sqrt(variance) / weight
         return Interval(slope, slope - reach, slope + reach)
@@ -254,12 +257,12 @@ class _Model:
             return _Test(at, 0.0, 0.0, False)
         height = stats.dot(step, left) / weight
         rest = [value - height * s for value, s in zip(left, step, strict=True)]
-        noise, _ = self._noise(_Basis([*basis.columns, step]), rest)
+        noise, _ = self._noise(_Basis([step], basis.columns), rest)
         high = abs(height) >= _HIGH * 1.4826 * median(map(abs, rest))
         return _Test(at, height, height * height * weight / max(noise, 1e-12), high)
 
     def _basis(self, *others: Sequence[float]) -> _Basis:
-        return _Basis([*self._waves, *others])
+        return _Basis(others, self._waves)
 
     def _noise(self, basis: _Basis, rest: Sequence[float]) -> tuple[float, int]:
         """Return the long-run variance of what a model leaves over, and its degrees of freedom.
@@ -292,8 +295,10 @@ class _Model:
 class _Basis:
     """Columns made orthogonal to one another (Gram and Schmidt)."""
 
-    def __init__(self, columns: Sequence[Sequence[float]]) -> None:
-        self.columns: list[list[float]] = []
+    def __init__(
+        self, columns: Sequence[Sequence[float]], known: Sequence[list[float]] = ()
+    ) -> None:
+        self.columns = list(known)
         for column in columns:
             rest = self.rest(column)
             weight = stats.dot(rest, rest)

@@ -14,6 +14,7 @@ from aegis_tools.soak.words import amount, interval, number
 
 LONGEST = 300
 MOST_RULES = 10
+WIDEST = 60
 MOST_TOLD = 40
 CURVES = (
     ("cpu", "CPU", "%"), ("memory", "Memory", "MB"), ("lost", "Lost events", ""),
@@ -38,7 +39,7 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _head(report)
     yield from _section("Criteria", _criteria(report))
     yield from _section("Figures", _figures(report))
-    yield from _section("Over time", _curves(report["series"]))
+    yield from _section("Over time", _curves(report))
     yield from _section("Matches by rule", _rules(report["denials"]))
     yield from _section("What happened", _told(report))
     yield from _section("Recommendation", _advice(advice))
@@ -50,9 +51,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know before anything else."""
     found = []
     if report["soak"]["override"]:
-        found.append(
-            f"Begun although it should not have been (override): {report['soak']['override']}"
-        )
+        found.append(words.overridden(report))
     if told := words.state(report):
         found.append(f"{told[0].upper()}{told[1:]}.")
     if report["verdict"]["short"]:
@@ -121,7 +120,7 @@ def _criteria(report: Mapping[str, Any]) -> Iterator[str]:
             number(one["samples"]),
             _cell(one["why"]),
         )
-        for one in report["criteria"]
+        for one in words.ranked(report["criteria"])
     )
     header = ("", "Criterion", "Value", words.confidence(report), "Limit", "Samples", "Why")
     yield from _table(header, rows)
@@ -143,7 +142,8 @@ def figures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Events", f"{number(found['events'])} in all, {number(found['lost'])} lost"
     yield (
         "Matches",
-        f"{number(found['blocks'])} denied, {number(found['audits'])} let through (the canary's too)",
+        f"{number(found['blocks'])} denied, {number(found['audits'])} let through "
+        "(the canary's too)",
     )
     yield (
         "Stability",
@@ -162,13 +162,22 @@ def _figures(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(("", ""), ((name, _cell(text)) for name, text in figures(report)))
 
 
-def _curves(series: Mapping[str, Any]) -> Iterator[str]:
-    lines = [
-        f"{label:<12} {drawn}  most {amount(top, unit)}"
+def curves(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, line of blocks and largest value of what is drawn in letters."""
+    series = report["series"]
+    # Hardly a column without a sample, or a short soak looks like one with gaps.
+    turns = int(0.8 * series["end"] / report["soak"]["interval_s"])
+    width = min(WIDEST, max(1, turns))
+    return [
+        (label, sparkline(points, series["end"], width), f"most {amount(top, unit)}")
         for name, label, unit in CURVES
         if (points := series[name])
-        for drawn, top in [(sparkline(points, series["end"]), max(one[3] for one in points))]
+        for top in [max(one[3] for one in points)]
     ]
+
+
+def _curves(report: Mapping[str, Any]) -> Iterator[str]:
+    lines = [f"{label:<12} {drawn}  {most}" for label, drawn, most in curves(report)]
     if lines:
         yield from ("```text", *lines, "```", "", "The plots are in `report.html`.")
 

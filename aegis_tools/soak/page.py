@@ -70,9 +70,8 @@ def _header(header: Element, report: Mapping[str, Any], title: str) -> None:
     for text in words.beside(report):
         tag(heading, text, "warn")
     add(header, "p", advice["text"], class_="lead", id="advice")
-    for text in markdown.warnings(report):
-        worst = text.startswith("Begun although")
-        add(header, "p", text, class_="stop" if worst else "care")
+    if report["soak"]["override"]:
+        add(header, "p", words.overridden(report), class_="stop")
     if advice["commands"]:
         add(header, "pre", "", id="commands").text = "\n".join(advice["commands"])
 
@@ -92,7 +91,7 @@ def _criteria(main: Element, report: Mapping[str, Any]) -> None:
     headings = [("", ""), ("Criterion", ""), ("Value", "number"), (between, "number"),
                 ("Limit", "number"), ("Samples", "number"), ("Why", "")]  # fmt: skip
     body = table(main, headings, id="criteria", class_="rows")
-    for one in report["criteria"]:
+    for one in words.ranked(report["criteria"]):
         tone = words.TONES[one["status"]]
         row = add(body, "tr", class_=tone, id=f"criterion-{one['id']}")
         tag(add(row, "td"), one["status"], tone)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from aegis_tools.soak import words
 from aegis_tools.soak.chart import Bars, Bin, Limit, Line, Mark, Panel, Span
+from aegis_tools.soak.criteria import (
+    CPU_P99,
+    CPU_SUSTAINED,
+    DROPPED,
+    FILL,
+    MEMORY,
+    MEMORY_A_DAY,
+)
 from aegis_tools.soak.verdict import span
 from aegis_tools.soak.words import amount, interval, number
 
-CPU_SUSTAINED, CPU_P99, MEMORY, GROWTH, LOST, FILL = 2.0, 5.0, 50.0, 1.0, 0.01, 90.0
 FAR = 12
 """A limit so many times above the data is named, not drawn: the data would be a flat line."""
 _DAY = 86400
 NOT_MARKED = ("begun", "ended", "override", "gap")
-_NEW_PROCESS = ("restart", "crash", "reboot")
 _NOTHING = "no sample tells it"
 _TONES = ("c1", "c2", "c3", "c4", "c5", "c6")
 
@@ -76,7 +81,8 @@ def _cpu(report: Mapping[str, Any]) -> Panel:
     base = {**_base(report), "id": "cpu", "title": "CPU of the agent", "unit": "% of one core"}
     if not points:
         return Panel(**base, words="CPU of the agent: no sample tells it.", none=_NOTHING)
-    fixed = [(CPU_SUSTAINED, "limit sustained 2 %"), (CPU_P99, "limit p99 5 %")]
+    fixed = [(CPU_SUSTAINED, f"limit sustained {CPU_SUSTAINED:g} %"),
+             (CPU_P99, f"limit p99 {CPU_P99:g} %")]  # fmt: skip
     drawn, far = _levels(_most(points), *(fixed if _judged(report) else []))
     p99 = report["figures"]["cpu"]["p99"]
     return Panel(
@@ -94,16 +100,16 @@ def _memory(report: Mapping[str, Any]) -> Panel:
         return Panel(**base, words="Memory of the agent: no sample tells it.", none=_NOTHING)
     growth = _criterion(report, "mem_growth")
     trends = _trends(report, points, growth)
-    lines = [Line("resident", "c1", points, band=True, breaks=_processes(report))]
+    lines = [Line("resident", "c1", points, band=True, breaks=_ends(report))]
     keys = []
     told = " Its growth is not known."
     if growth and growth["value"] is not None:
         between = interval(growth["low"], growth["high"])
         told = (f" It grows by {amount(growth['value'], 'MB')} a day "
-                f"({words.confidence(report)} {between}; limit 1).")  # fmt: skip
+                f"({words.confidence(report)} {between}; limit {MEMORY_A_DAY:g}).")  # fmt: skip
         keys = [("trend", "growth, and its interval")]
         lines.append(_allowed(points, report["series"]["end"]))
-    drawn, far = _levels(_most(points), (MEMORY, "limit 50 MB"))
+    drawn, far = _levels(_most(points), (MEMORY, f"limit {MEMORY:g} MB"))
     return Panel(
         **base,
         words=f"Memory, MB: {_spread(report, 'memory', 'MB')}{told}{far}",
@@ -118,14 +124,15 @@ def _allowed(points: Sequence[Bin], end: float) -> Line:
     """Return the line of what may be grown at most, from where memory began."""
     first = points[0]
     level = median(one.mid for one in points[: max(1, len(points) // 20)])
-    last = level + GROWTH * (end - first.at) / _DAY
+    last = level + MEMORY_A_DAY * (end - first.at) / _DAY
     ends = [Bin(first.at, level, level, level), Bin(end, last, last, last)]
-    return Line("limit 1 MB a day", "limit", ends, measured=False)
+    return Line(f"limit {MEMORY_A_DAY:g} MB a day", "limit", ends, measured=False)
 
 
-def _processes(report: Mapping[str, Any]) -> list[float]:
-    """Return when the agent became another process."""
-    return sorted(one["after_s"] for one in report["happened"] if one["kind"] in _NEW_PROCESS)
+def _ends(report: Mapping[str, Any]) -> list[float]:
+    """Return when processes of the agent ended: just after the last sample of each."""
+    half = report["soak"]["interval_s"] / 2
+    return [end + half for _, end in report["series"]["processes"][:-1]]
 
 
 def _trends(
@@ -137,9 +144,8 @@ def _trends(
     rate = growth["value"] / _DAY
     low, high = ((rate if growth[end] is None else growth[end] / _DAY) for end in ("low", "high"))
     found = []
-    edges = [0.0, *_processes(report), float("inf")]
-    for begun, ended in pairwise(edges):
-        piece = [one for one in points if begun <= one.at < ended]
+    for begun, ended in report["series"]["processes"]:
+        piece = [one for one in points if begun <= one.at <= ended]
         if len(piece) < 3:
             continue
         level, middle = median(one.mid for one in piece), (piece[0].at + piece[-1].at) / 2
@@ -160,9 +166,10 @@ def _lost(report: Mapping[str, Any]) -> Panel:
     many, of = report["figures"]["lost"], report["figures"]["events"]
     told = "none" if not many else number(many)
     lines = [Line("lost", "c4", lost)]
-    if events and _judged(report) and LOST / 100 * _most(events) <= 100 * max(1.0, _most(lost)):
-        share = [Bin(one.at, *(LOST / 100 * value for value in one[1:])) for one in events]
-        lines.append(Line("limit 0.01 % of events", "limit", share))
+    allowed = DROPPED / 100 * _most(events)
+    if _judged(report) and (1 <= allowed <= 100 * max(1.0, _most(lost)) or many):
+        share = [Bin(one.at, *(DROPPED / 100 * value for value in one[1:])) for one in events]
+        lines.append(Line(f"limit {DROPPED:g} % of events", "limit", share))
     total = f" of {number(of)}" if of is not None else ""
     return Panel(**base, words=f"Events lost: {told}{total}.", lines=lines)
 
@@ -172,7 +179,7 @@ def _fill(report: Mapping[str, Any]) -> Panel:
     base = {**_base(report), "id": "fill", "title": "The fullest map", "unit": "% of its capacity"}
     if not points:
         return Panel(**base, words="The fullest map: no sample tells it.", none=_NOTHING)
-    drawn, far = _levels(_most(points), (FILL, "limit 90 %"))
+    drawn, far = _levels(_most(points), (100 * FILL, f"limit {FILL:.0%}"))
     told = f"The fullest map, % of its capacity: at most {amount(_most(points), '%')}.{far}"
     line = Line("the fullest map", "c3", points, band=True)
     return Panel(**base, words=told, lines=[line], limits=drawn)
@@ -225,7 +232,10 @@ def _probe(report: Mapping[str, Any]) -> Panel:
     if not points:
         return Panel(**base, words="Time to open a file: no sample tells it.", none=_NOTHING)
     slow = _criterion(report, "slowness")
-    told = f" {slow['why']}" if slow and slow["why"] else ""
+    told = ""
+    if slow and slow["value"] is not None:
+        between = interval(slow["low"], slow["high"])
+        told = f" End against beginning: {amount(slow['value'], '%')} slower ({between})."
     return Panel(
         **base,
         words=f"Open and close, µs: {_spread(report, 'probe', 'µs')}{told}",

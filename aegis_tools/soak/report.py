@@ -13,16 +13,17 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from aegis_tools.control.files import SYSTEM, Calls, write_atomic
 from aegis_tools.paths import Paths
 from aegis_tools.soak import words
+from aegis_tools.soak.columns import Sample
 from aegis_tools.soak.folder import Folder, folder
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.reading import Soak
+from aegis_tools.soak.segments import deltas
 from aegis_tools.soak.series import Axis, matches, series
 from aegis_tools.soak.verdict import CONFIDENCE, Verdict, judge
 
@@ -44,7 +45,7 @@ def build(
         verdict: What it has shown.
         evidence: Name and bytes of the files that were collected.
     """
-    axis = Axis(soak)
+    axis = Axis(soak, verdict.length_s)
     told = _told(soak.happened, axis)
     settings = soak.settings
     found: dict[str, Any] = {
@@ -127,12 +128,10 @@ def _spread(values: Iterable[float | None]) -> dict[str, float] | None:
     return {"mean": round(mean, 4), **ranks, "max": known[-1]}
 
 
-def _growth(soak: Soak, value: Callable[[Any], int | None]) -> int | None:
+def _growth(soak: Soak, value: Callable[[Sample], int | None]) -> int | None:
     """Return by how much a counter has grown; one that fell began anew."""
-    known = [found for one in soak.samples if (found := value(one)) is not None]
-    if not known:
-        return None
-    return sum(new - old if new >= old else new for old, new in pairwise(known))
+    grown = deltas(soak.samples, value)
+    return sum(grown) if grown else None
 
 
 def _cost(soak: Soak) -> float | None:

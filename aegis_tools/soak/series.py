@@ -9,15 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from aegis_tools.soak.chart import BINS, thin
 from aegis_tools.soak.columns import Sample
 from aegis_tools.soak.reading import Soak
+from aegis_tools.soak.segments import GAP, clock, deltas, processes
 
-GAP = 3
-"""A gap is more than so many intervals without a sample."""
+MOST_PROCESSES = 200
+"""Of the agent, whose growth is drawn."""
 MOST_RULES = 5
 BARS = 72
 OTHERS = "other rules"
@@ -31,7 +32,7 @@ _VALUES: dict[str, Callable[[Sample], float | None]] = {
     "cgroups": lambda one: one.map_allow_cgroup,
     "probe": lambda one: one.probe_us,
 }
-_COUNTERS: dict[str, Callable[[Sample], float | None]] = {
+_COUNTERS: dict[str, Callable[[Sample], int | None]] = {
     "lost": lambda one: one.ringbuf_drops,
     "events": lambda one: one.events,
 }
@@ -42,20 +43,20 @@ class Axis:
 
     Args:
         soak: The soak.
+        length_s: How long it lasted, as its verdict says.
 
     Attributes:
-        at: One for each sample, never falling.
+        clock: When each row was made.
+        at: The same, but for what the clock knows of gaps.
         end: When what is known ends.
         gaps: (from, to) of each time without samples.
     """
 
-    def __init__(self, soak: Soak) -> None:
+    def __init__(self, soak: Soak, length_s: float) -> None:
         self._started = soak.settings.started
-        self.at = _times(soak)
-        last = self.at[-1] if self.at else 0.0
-        beyond = soak.until - soak.samples[-1].timestamp if soak.samples else soak.until
-        beyond -= 0.0 if soak.samples else soak.settings.started
-        self.end = max(1.0, last + max(0.0, beyond))
+        self.clock = clock(soak.settings, soak.samples)
+        self.at = self.clock.times
+        self.end = max(1.0, length_s, self.at[-1] if self.at else 0.0)
         least = GAP * soak.settings.interval_s
         edges = [0.0, *self.at, self.end]
         self.gaps = [(low, high) for low, high in pairwise(edges) if high - low > least]
@@ -70,28 +71,17 @@ class Axis:
         return min(self.end, max(0.0, self._at[number] + unix - self._wall[number]))
 
 
-def _times(soak: Soak) -> list[float]:
-    at: list[float] = []
-    longest = max(0.0, soak.until - soak.settings.started)
-    begun = Sample(int(soak.settings.started), boot=soak.settings.boot, boot_s=soak.settings.boot_s)
-    for before, one in zip((begun, *soak.samples), soak.samples, strict=False):
-        same = bool(one.boot) and one.boot == before.boot
-        if same and one.boot_s is not None and before.boot_s is not None:
-            passed = one.boot_s - before.boot_s
-        else:
-            # Another boot, or nothing tells: by a clock that may have been set to any time.
-            passed = min(one.timestamp - before.timestamp, longest)
-        at.append((at[-1] if at else 0.0) + max(0.0, passed))
-    return at
-
-
 def series(soak: Soak, axis: Axis) -> dict[str, Any]:
     """Return what is drawn, as ``report.json`` has it."""
     found: dict[str, Any] = {"end": _short(axis.end), "gaps": _gaps(axis)}
     for name, value in _VALUES.items():
         found[name] = _thinned(_known(soak, axis, value), axis.end)
-    for name, value in _COUNTERS.items():
-        found[name] = _thinned(_grown(_known(soak, axis, value)), axis.end)
+    for name, counter in _COUNTERS.items():
+        found[name] = _thinned(_grown(soak, axis, counter), axis.end)
+    found["processes"] = [
+        [_short(part.times[0]), _short(part.times[-1])]
+        for part in processes(axis.clock, soak.samples, _VALUES["memory"])[:MOST_PROCESSES]
+    ]
     found["denials"] = _denials(soak, axis)
     found["agent"] = _spans(soak, axis, "agent", lambda one: one.agent or "running")
     found["canary"] = _spans(soak, axis, "canary", lambda one: one.canary)
@@ -111,15 +101,12 @@ def _known(
     return [(at, found) for at, found in pairs if found is not None]
 
 
-def _grown(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return by how much a counter has grown since its first value; one that fell began anew."""
-    found: list[tuple[float, float]] = []
-    total, before = 0.0, None
-    for at, value in points:
-        total += 0.0 if before is None else value - before if value >= before else value
-        before = value
-        found.append((at, total))
-    return found
+def _grown(
+    soak: Soak, axis: Axis, counter: Callable[[Sample], int | None]
+) -> list[tuple[float, float]]:
+    """Return by how much a counter has grown since its first row; one that fell began anew."""
+    at = [when for when, _ in _known(soak, axis, counter)]
+    return list(zip(at, map(float, accumulate(deltas(soak.samples, counter))), strict=True))
 
 
 def _thinned(points: Sequence[tuple[float, float]], end: float) -> list[list[float]]:
@@ -138,13 +125,14 @@ def matches(soak: Soak) -> dict[str, list[tuple[int, int, int]]]:
     What a rule had matched before the soak is in a row of the first turn.
     """
     first = soak.samples[0].timestamp if soak.samples else 0
-    began = max(int(soak.settings.started), first)
+    began, begun = max(soak.settings.started, first), False
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     before: dict[str, tuple[int, int]] = {}
     for hit in soak.hits:
         blocks, audits = before.get(hit.rule, (0, 0))
         before[hit.rule] = hit.blocks, hit.audits
-        if hit.timestamp <= began:
+        begun = begun or hit.timestamp > began  # from then on the clock may be set back
+        if not begun:
             continue
         if hit.blocks < blocks or hit.audits < audits:  # counted anew
             blocks = audits = 0

@@ -13,6 +13,7 @@ from aegis_tools.soak.criteria import (
     PASS,
     Criterion,
     criteria,
+    span,
 )
 from aegis_tools.soak.figures import figures
 from aegis_tools.soak.reading import Soak
@@ -82,17 +83,6 @@ class Verdict:
             "short": self.short,
             "text": self.text,
         }
-
-
-def span(seconds: float) -> str:
-    """Return a time as ``45 s``, ``10 min``, ``5 h`` or ``7 d``: in the largest unit of which it
-    has two, or one whole; rounded down.
-    """
-    whole = int(seconds + 0.5)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if whole >= 2 * length or whole == length:
-            return f"{whole // length} {unit}"
-    return f"{whole} s"
 
 
 def judge(soak: Soak) -> Verdict:

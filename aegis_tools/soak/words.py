@@ -32,7 +32,10 @@ KINDS = {
     "reading-failed": ("G", "warn", "a turn could not read something"),
 }
 """Letter in a plot, tone and words of what happens in a soak."""
-_DIGITS = 3
+
+
+MOST_NAMED = 4
+_NOTHING = 1e-6
 
 
 def tone(one: Happened) -> str:
@@ -43,14 +46,23 @@ def tone(one: Happened) -> str:
     return "warn" if one.class_ == "warning" else KINDS[one.kind][1]
 
 
-def number(value: float | None) -> str:
-    """Return a number with the three digits that count: ``0.0123``, ``4.2``, ``42,156``."""
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number for reading: ``0.0123``, ``4.2``, ``42,156``.
+
+    Args:
+        value: The number; a dash for None.
+        digits: So many that count, as far as they are within four decimals, or all of those zero.
+            Less than a millionth is nothing.
+    """
     if value is None:
         return "-"
+    value = 0.0 if abs(value) < _NOTHING else value
     if value == int(value):
         return f"{int(value):,}"
-    size = math.floor(math.log10(abs(value)))
-    text = f"{value:,.{min(9, max(0, _DIGITS - 1 - size))}f}"
+    first = -math.floor(math.log10(abs(value)))
+    decimals = max(0, first - 1 + digits)
+    decimals = min(decimals, 4) if first <= 4 else first + 1
+    text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -67,7 +79,17 @@ def interval(low: float | None, high: float | None) -> str:
         return "-"
     if low is None or high is None:
         return f"from {number(low)}" if high is None else f"up to {number(high)}"
-    return number(low) if low == high else f"{number(low)} to {number(high)}"
+    if low == high:
+        return number(low)
+    texts = ((number(low, digits), number(high, digits)) for digits in range(3, 8))
+    return " to ".join(next((one for one in texts if one[0] != one[1]), (number(low),)))
+
+
+def ranked(criteria: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return criteria with those first that did not pass."""
+    order = (FAIL, INCONCLUSIVE)
+    return sorted(criteria, key=lambda one: (*order, PASS, INFO).index(one["status"])
+                  if one["status"] in order else len(order))  # fmt: skip
 
 
 def confidence(report: Mapping[str, Any]) -> str:
@@ -125,6 +147,11 @@ def beside(report: Mapping[str, Any]) -> list[str]:
     return [*found, "override"] if soak["override"] else found
 
 
+def overridden(report: Mapping[str, Any]) -> str:
+    """Return why a soak was begun although it should not have been."""
+    return f"Begun although it should not have been (override): {report['soak']['override']}"
+
+
 def recommendation(report: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return what a person should do with the verdict, and the commands for it."""
     soak, verdict = report["soak"], report["verdict"]
@@ -138,7 +165,9 @@ def recommendation(report: Mapping[str, Any]) -> tuple[str, list[str]]:
     if verdict["status"] == INCONCLUSIVE:
         open_ones = _titles(report["criteria"], INCONCLUSIVE)
         told = f"Not decided: {open_ones}." if open_ones else "Nothing could be judged."
-        return told, [_again(report)]
+        first = [_OPEN[one["id"]] for one in report["criteria"]
+                 if one["status"] == INCONCLUSIVE and one["id"] in _OPEN]  # fmt: skip
+        return told, [*first, _again(report)]
     if verdict["short"]:
         least = span(verdict["minimum_s"])
         return f"All criteria met, in less time than the {least} that count.", [_again(report)]
@@ -154,7 +183,9 @@ _READY = {
     "enforce": ("Ready to enforce this policy in production.", []),
     "stress": ("Holds under sustained load.", []),
 }
+_BUNDLE = "aegisbpf incident bundle -o /root/aegis.tar.gz"
 _NEXT = {
+    **dict.fromkeys(("panics", "kernel_errors", "oom", "mem_level", "mem_growth"), _BUNDLE),
     "crashes": "aegisbpf incident crash-loop --dry-run",
     "cpu_sustained": "aegisbpf incident performance --dry-run",
     "cpu_p99": "aegisbpf incident performance --dry-run",
@@ -165,14 +196,25 @@ _NEXT = {
     "canary": "aegisbpf health",
 }
 """What to look at first, by criterion that failed."""
+_OPEN = {
+    "agent_present": "aegisbpf service status",
+    "coverage": "systemctl status aegis-soak.timer",
+    "same_policy": "aegisbpf history",
+}
+"""The same, by criterion that is not decided for another reason than too little time."""
 
 
 def _titles(criteria: Sequence[Mapping[str, Any]], status: str) -> str:
-    return "; ".join(
-        f"{_lowered(one['title'])} {amount(one['value'], one['unit'])} (limit {one['limit']})"
-        for one in criteria
-        if one["status"] == status
-    )
+    """Return the criteria of a status with their figures, the first few by name."""
+    found = [_lowered(one["title"]) + _figure(one) for one in criteria if one["status"] == status]
+    more = [f"{len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+    return "; ".join(found[:MOST_NAMED] + more)
+
+
+def _figure(one: Mapping[str, Any]) -> str:
+    if one["value"] is None:
+        return ""
+    return f" {amount(one['value'], one['unit'])} (limit {one['limit']})"
 
 
 def _lowered(title: str) -> str:

@@ -57,6 +57,7 @@ class Story:
         self.at, self.boot, self.boot_s = 0.0, "0badcafe", 5000.0
         self.pid, self.began_s, self.restarts = 4711, 100.0, 0
         self.level, self.leak, self.cpu, self.probe = 8.2, 0.0, 0.8, 11.0
+        self.noise = 0.05
         self.events, self.lost, self.matched = 0, 0, dict.fromkeys(RULES, 0)
         self.samples: list[Sample] = []
         self.happened = [self.event("begun", "shadow soak for 14 d")]
@@ -135,7 +136,7 @@ class Story:
 
     def _sample(self) -> Sample:
         busy, noise = self._daytime(), self.random
-        mem = self.level + 0.25 * busy + noise.gauss(0, 0.05)
+        mem = self.level + 0.25 * busy + noise.gauss(0, self.noise)
         return Sample(
             int(START + self.at),
             cpu_pct=round(max(0.0, self.cpu * (0.4 + busy) + noise.gauss(0, 0.12)), 3),
@@ -180,6 +181,7 @@ def full_of_gaps() -> Soak:
 def ten_minutes() -> Soak:
     """Return a soak as CI runs it: ten minutes, a turn every five seconds."""
     story = Story(600, 5, workload="git", note="continuous integration")
+    story.noise = 0.0
     return story.run(600).end()
 
 
@@ -230,8 +232,9 @@ def verdict(soak: Soak, *changed: Criterion) -> Verdict:
     found = {one.status for one in criteria}
     status = next((one for one in ("FAIL", "INCONCLUSIVE") if one in found), "PASS")
     scenario = soak.settings.scenario
+    length = min(max(0.0, soak.until - soak.settings.started), soak.settings.duration_s)
     return Verdict(
-        soak.settings.id, scenario, status, criteria, max(0.0, soak.until - soak.settings.started),
+        soak.settings.id, scenario, status, criteria, length,
         MINIMUM_S[scenario], soak.until, soak.running, soak.settings.override,
     )  # fmt: skip
 

@@ -89,6 +89,14 @@ def test_a_report_is_read_from_a_file(tmp_path: Path) -> None:
         brief.read(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "1"])
+def test_a_figure_that_is_no_number_is_no_report(value: object) -> None:
+    report = json.loads(json.dumps(WHOLE))
+    report["criteria"][0]["value"] = value
+    with pytest.raises(ValueError, match="a number expected"):
+        brief.brief(report)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5),
     lambda inner: (

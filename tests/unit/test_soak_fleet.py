@@ -66,6 +66,16 @@ def test_where_all_fail_alike_nobody_sticks_out_by_that() -> None:
     assert report["summary"]["status"] == "FAIL"
 
 
+def test_who_sticks_out_comes_before_who_only_failed_like_the_others() -> None:
+    found: dict[str, Brief | str] = {
+        name: changed(one, replace(DIED, value=1.0), status="FAIL")
+        for name, one in alike(10).items()
+    }
+    passed = changed(found["h009"], criterion("crashes"), status="PASS")
+    found["h009"] = changed(passed, criterion("cpu_p99", value=4.5))
+    assert names(fleet.build(found))[:2] == ["h009", "h001"]
+
+
 def test_one_crash_among_many_without_sticks_out() -> None:
     found = alike(40)
     found["h007"] = changed(found["h007"], DIED, status="FAIL")

@@ -80,7 +80,7 @@ def test_what_a_host_says_drives_no_terminal() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "-"), (0.0, "0"), (12, "12"), (42156, "42,156"), (0.0123456, "0.0123"), (4.2, "4.2"),
-     (1234.5, "1,234"), (-0.02, "-0.02"), (1e-9, "0.000000001"), (99.95, "100"),
+     (1234.5, "1,234"), (-0.02, "-0.02"), (0.0000123, "0.000012"), (-1e-9, "0"), (99.95, "100"),
      (1e12, "1,000,000,000,000")],
 )  # fmt: skip
 def test_numbers_are_short_and_plain(value: float | None, text: str) -> None:
@@ -88,10 +88,10 @@ def test_numbers_are_short_and_plain(value: float | None, text: str) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
-def test_a_number_is_within_a_hundredth_of_what_it_says(value: float) -> None:
+def test_a_number_says_what_it_is(value: float) -> None:
     text = words.number(value)
     assert "e" not in text
-    assert float(text.replace(",", "")) == pytest.approx(value, rel=0.01, abs=1e-9)
+    assert float(text.replace(",", "")) == pytest.approx(value, rel=0.01, abs=5e-5)
 
 
 def test_a_failure_names_what_failed_and_the_next_command() -> None:
@@ -99,7 +99,10 @@ def test_a_failure_names_what_failed_and_the_next_command() -> None:
     assert report["recommendation"] == {
         "text": "Not ready: agent crashes 1 (limit 0); memory growth 8.02 MB/day "
         "(limit < 1 MB/day).",
-        "commands": ["aegisbpf incident crash-loop --dry-run"],
+        "commands": [
+            "aegisbpf incident crash-loop --dry-run",
+            "aegisbpf incident bundle -o /root/aegis.tar.gz",
+        ],
     }
 
 

@@ -87,7 +87,7 @@ def test_a_clock_that_was_set_moves_nothing(jump: int) -> None:
     moved = [replace(one, timestamp=one.timestamp + jump) for one in soak.samples[half:]]
     ended = Result("done", START + DAY + jump)
     jumped = replace(soak, samples=soak.samples[:half] + tuple(moved), result=ended)
-    assert Axis(jumped).at == Axis(soak).at
+    assert Axis(jumped, DAY).at == Axis(soak, DAY).at
     assert made(jumped)["series"]["cpu"] == made(soak)["series"]["cpu"]
 
 
@@ -95,7 +95,7 @@ def test_time_without_samples_is_a_gap_at_both_ends_too() -> None:
     story = Story(DAY)
     story.samples.clear()
     soak = story.skip(7200).run(3600).skip(7200).run(3600).skip(7200).soak()
-    assert Axis(soak).gaps == [(0, 7500), (10800, 18300), (21600, 28800)]
+    assert Axis(soak, 28800).gaps == [(0, 7500), (10800, 18300), (21600, 28800)]
     found = made(soak)
     assert [span[:2] for span in found["series"]["agent"]] == [[7500, 11100], [18300, 21900]]
 
