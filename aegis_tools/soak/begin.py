@@ -18,7 +18,7 @@ from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.lock import locked
 from aegis_tools.errors import AegisError, StateError
 from aegis_tools.paths import Paths
-from aegis_tools.soak import canary, reading, state, telling, turn, unit, workload
+from aegis_tools.soak import placing, reading, state, telling, turn, unit, workload
 from aegis_tools.soak.folder import Folder, folder
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.plan import Plan, check_free
@@ -108,6 +108,6 @@ def undo(paths: Paths, identifier: str, *, seams: Seams = SYSTEM) -> None:
         with contextlib.suppress(AegisError):
             unit.end(paths, seams.run)
     with contextlib.suppress(AegisError, OSError), locked(paths.lock, command="soak start"):
-        canary.remove(paths, at.path)
+        placing.remove(paths, at.path)
     shutil.rmtree(at.path, ignore_errors=True)
     files.remove(paths.soak_running, what="name of the running soak")

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from aegis_tools.control import manual
 from aegis_tools.control.heartbeat import STALE_SECONDS
 from aegis_tools.control.live import Live
 from aegis_tools.control.lock import is_held
@@ -23,14 +22,12 @@ from aegis_tools.kernel.layout import RULE_HITS, SAMPLE_ALL, Config, Stat, uid_k
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.kernel.ringbuf import open_ring
 from aegis_tools.paths import Paths
-from aegis_tools.policy.model import Kind, Op, Rule
 from aegis_tools.soak.loaded import mode_of
 
 EVENT_SECONDS = STALE_SECONDS
 """For so long the event is waited for: an agent that does nothing for longer counts as hung."""
 _POLLS = (0.002, 0.05)
 _KILLED = 256
-TEXT = b"This file is tried by every turn of a soak; a rule denies it.\n"
 
 
 class Tried(NamedTuple):
@@ -60,61 +57,18 @@ def path_of(folder: Path) -> Path:
     return folder / "canary"
 
 
-def rule(folder: Path) -> Rule:
-    """Return the rule that denies it."""
-    return manual.manual_rule(Kind.PATH, str(path_of(folder)), Op.READ)
+def rule_id(folder: Path) -> str:
+    """Return the id of the rule that denies it; ``placing`` makes it."""
+    return f"manual:path:{path_of(folder)}"
 
 
-def is_placed(live: Live, wanted: Rule) -> bool:
-    """Return whether the rule is among the live ones."""
+def is_placed(live: Live, identifier: str) -> bool:
+    """Return whether a rule is among the live ones."""
     inner = live.inner("rules")
     if inner is None:
         return False
     with inner:
-        return inner.get(uid_key(wanted.id)) is not None
-
-
-def place(paths: Paths, folder: Path) -> bool:
-    """Make the rule live, or whole again; return whether anything was missing.
-
-    The caller holds the lock of the kernel's state. No proof is asked for that it locks nobody
-    out: nobody but the soak has use for the file.
-
-    Raises:
-        AegisError: Nothing is loaded, or the kernel refused.
-    """
-    from aegis_tools.control.edit import Editor
-    from aegis_tools.control.names import Names
-    from aegis_tools.kernel.inode_keys import Identifier
-
-    with Live(Pins(paths.pins)) as live, Identifier(live.pins) as identify:
-        editor = Editor(
-            live, Names(live, paths), lambda: identify, now_ns=time.time_ns(), by=os.getuid()
-        )
-        return editor.add((rule(folder),))[0].state != "unchanged"
-
-
-def remove(paths: Paths, folder: Path) -> None:
-    """Take the rule away; nothing is no error. The caller holds the lock of the kernel's state.
-
-    Raises:
-        AegisError: The kernel refused.
-    """
-    from aegis_tools.control.edit import Editor
-    from aegis_tools.control.names import Names
-    from aegis_tools.kernel.inode_keys import Identifier
-    from aegis_tools.kernel.layout import uid_of
-
-    wanted = rule(folder)
-    try:
-        with Live(Pins(paths.pins)) as live, Identifier(live.pins) as identify:
-            if is_placed(live, wanted):
-                names = Names(live, paths)
-                by = os.getuid()
-                editor = Editor(live, names, lambda: identify, now_ns=time.time_ns(), by=by)
-                editor.remove({uid_of(wanted.id)})
-    except NotLoadedError:
-        return
+        return inner.get(uid_key(identifier)) is not None
 
 
 def attempt(
@@ -196,12 +150,9 @@ def _name(number: int) -> str:
 
 
 def _facts(live: Live, paths: Paths, folder: Path) -> _Facts:
-    from aegis_tools.control.posture import read_posture
-
-    value = live.map("rule_hits").get(uid_key(rule(folder).id))
+    value = live.map("rule_hits").get(uid_key(rule_id(folder)))
     blocks, audits, _ = RULE_HITS.unpack(value) if value else (0, 0, 0)
-    mode = mode_of(read_posture(live, paths))
-    return _Facts(mode, live.map("block_stats").id, blocks + audits, live.stats())
+    return _Facts(mode_of(live, paths), live.map("block_stats").id, blocks + audits, live.stats())
 
 
 def _same(paths: Paths, facts: _Facts) -> bool:

@@ -107,11 +107,12 @@ def format_row(sample: Sample) -> str:
     return ",".join(values) + "\n"
 
 
-def parse(text: str) -> tuple[list[Sample], list[str]]:
+def parse(text: str, *, most: int = MAX_ROWS) -> tuple[list[Sample], list[str]]:
     """Read the content of a file of samples; nothing in it is an error.
 
     Args:
-        text: Of at most MAX_BYTES; what follows MAX_ROWS rows is not read.
+        text: Of at most MAX_BYTES.
+        most: How many rows are read; what follows is not.
 
     Returns:
         The samples in the order of the file, and what is wrong with it, one line each: at most
@@ -124,8 +125,8 @@ def parse(text: str) -> tuple[list[Sample], list[str]]:
         if line.startswith("timestamp,"):
             names = tuple(line.split(","))
             continue
-        if len(samples) == MAX_ROWS:
-            problems.append(f"only the first {MAX_ROWS} rows are read")
+        if len(samples) == most:
+            problems.append(f"only the first {most} rows are read")
             break
         try:
             samples.append(_sample(names, line))

@@ -308,7 +308,7 @@ def _slower(clock: Clock, rows: Sequence[Sample], confidence: float) -> Change |
 
 def _denials(soak: Soak) -> Denials:
     blocks = sum(segments.deltas(soak.samples, lambda one: one.blocks))
-    by_rule = denied(soak.settings.started, soak.hits, lambda one: one.blocks)
+    by_rule = denied(soak.first, soak.hits, lambda one: one.blocks)
     expected = set(soak.settings.expected)
     unexpected = [(rule, n) for rule, n in by_rule.items() if n and rule not in expected]
     return Denials(
@@ -318,11 +318,11 @@ def _denials(soak: Soak) -> Denials:
     )
 
 
-def denied(started: float, hits: Sequence[Hit], value: Callable[[Hit], int]) -> dict[str, int]:
+def denied(first: float, hits: Sequence[Hit], value: Callable[[Hit], int]) -> dict[str, int]:
     """Return how often each rule has matched since the soak began.
 
     Args:
-        started: When it began, Unix seconds: the first rows, until then, tell what was there
+        first: When the first turn was made, Unix seconds: rows until then tell what was there
             before.
         hits: The rows, oldest first.
         value: Which of the two counters.
@@ -332,7 +332,7 @@ def denied(started: float, hits: Sequence[Hit], value: Callable[[Hit], int]) -> 
     begun = False  # from then on the wall clock may be set back as far as it likes
     for hit in hits:
         now = value(hit)
-        begun = begun or hit.timestamp > started
+        begun = begun or hit.timestamp > first
         if begun:
             known = before.get(hit.rule, 0)
             found[hit.rule] += now if now < known else now - known

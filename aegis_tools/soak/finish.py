@@ -21,7 +21,7 @@ from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.lock import locked
 from aegis_tools.errors import AegisError
 from aegis_tools.paths import Paths
-from aegis_tools.soak import canary, evidence, state, telling, unit
+from aegis_tools.soak import evidence, placing, state, telling, unit
 from aegis_tools.soak.folder import Folder, folder
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.reading import read_soak
@@ -129,6 +129,5 @@ def _tell(paths: Paths, identifier: str, seams: Seams) -> None:
 
 def _remove_rule(paths: Paths, at: Folder) -> None:
     with locked(paths.lock, command="soak"):
-        canary.remove(paths, at.path)
-    for path in (canary.path_of(at.path), at.path / "probe"):
-        files.remove(path, what="file that a soak tries")
+        placing.remove(paths, at.path)
+    files.remove(at.path / "probe", what="file whose opening is measured")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from aegis_tools.control import files
 from aegis_tools.control.live import Live
-from aegis_tools.control.posture import Posture, read_posture
+from aegis_tools.control.posture import read_posture
 from aegis_tools.control.stats import RUN_STATS, read_programs
 from aegis_tools.errors import AegisError, NotLoadedError
 from aegis_tools.kernel.layout import POLICY_MAPS, SAMPLE_ALL, Config, SlotInfo, Stat, uid_of
@@ -79,7 +80,7 @@ def read(live: Live, paths: Paths) -> Loaded:
     ring = live.map("events")
     runs, run_ns = _costs(live)
     return Loaded(
-        mode=mode_of(read_posture(live, paths)),
+        mode=mode_of(live, paths),
         policy=info.bundle.hex() if any(info.bundle) else "",
         maps=live.map("block_stats").id,
         ring=ring.id,
@@ -94,8 +95,10 @@ def read(live: Live, paths: Paths) -> Loaded:
     )
 
 
-def mode_of(posture: Posture) -> str:
+def mode_of(live: Live, paths: Paths) -> str:
     """Return what a match of an enforcing rule leads to now, as one of ``columns.MODES``."""
+    # Why it is held is not asked where nothing holds it: that brings as much as all of a turn.
+    posture = read_posture(live, paths if files.exists(paths.fallback) else None)
     if posture.state in ("detached", "disabled"):
         return "none"
     if posture.held:

@@ -28,7 +28,7 @@ from aegis_tools.soak.telling import cut
 PROBES = 200
 LOCK_SECONDS = 10.0
 """For another command, before the canary is left alone until the next turn."""
-_WHAT = "file that a soak tries"
+_PROBED = "file whose opening is measured"
 _LOST = "{} messages of the kernel were overwritten before they could be read"
 
 
@@ -156,7 +156,7 @@ class Look:
 
     def _try(self) -> Tried:
         with Live(Pins(self.paths.pins)) as live:
-            there = canary.is_placed(live, canary.rule(self.folder))
+            there = canary.is_placed(live, canary.rule_id(self.folder))
         self.placed = there and canary.path_of(self.folder).is_file()
         same_load = not self.again and self.loaded.maps == self.before.maps
         if not self.placed and self.before.placed and same_load:
@@ -174,12 +174,11 @@ class Look:
         Raises:
             AegisError: The kernel refused, or another command takes its time.
         """
+        from aegis_tools.soak import placing
+
         self.placed = False
-        path = canary.path_of(self.folder)
-        if not path.is_file():
-            files.write_atomic(path, canary.TEXT, what=_WHAT)
         with locked(self.paths.lock, command="soak sample", timeout=LOCK_SECONDS):
-            missing = canary.place(self.paths, self.folder)
+            missing = placing.place(self.paths, self.folder)
         self.__dict__.pop("loaded", None)  # it has one rule more now
         if missing and self.before.turn:
             self.happened.append(self._event("rule-restored", "the canary's rule was made again"))
@@ -191,7 +190,7 @@ class Look:
         path = self.folder / "probe"
         with self.trying("probe", "how long an open takes"):
             if not path.is_file():
-                files.write_atomic(path, b"", what=_WHAT)
+                files.write_atomic(path, b"", what=_PROBED)
             return probe(path)
         return None
 

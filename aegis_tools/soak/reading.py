@@ -58,6 +58,12 @@ class Soak:
         return self.result is None
 
     @property
+    def first(self) -> float:
+        """When its first turn was made; rows until then tell what was there before. Unix seconds."""
+        turn = self.samples[0].timestamp if self.samples else 0
+        return max(self.settings.started, turn)
+
+    @property
     def until(self) -> float:
         """When it ended, or else when it was read; Unix seconds."""
         return self.now if self.result is None else self.result.ended

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from aegis_tools.control import files
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.lock import locked
-from aegis_tools.control.service import has_systemd
 from aegis_tools.errors import AegisError, StateError
 from aegis_tools.paths import Paths
 from aegis_tools.soak import reading, state, turn
@@ -104,9 +103,9 @@ def _current(paths: Paths, seams: Seams) -> str:
 
 def _nothing(paths: Paths, name: str, seams: Seams) -> None:
     """Stop the timer, where no soak runs that it would be for."""
-    if not name and has_systemd(paths):
-        from aegis_tools.soak import unit
+    from aegis_tools.soak import unit
 
+    if not name and unit.has_systemd(paths):
         unit.end(paths, seams.run)
 
 
@@ -124,9 +123,11 @@ def _afterwards(paths: Paths, settings: Settings, made: Made, seams: Seams, *, a
 
         evidence.collect(paths, at, evidence.FIRST, runner=seams.run)
         state.write(at.state, replace(made.state, evidence=True))
-    if again and settings.workload != "none" and has_systemd(paths):
-        from aegis_tools.soak import workload
+    if again and settings.workload != "none":
+        from aegis_tools.soak import unit, workload
 
+        if not unit.has_systemd(paths):
+            return
         left = settings.duration_s - made.state.elapsed_s
         workload.start(paths, settings.workload, left, seams.run)
 

@@ -124,14 +124,13 @@ def matches(soak: Soak) -> dict[str, list[tuple[int, int, int]]]:
 
     What a rule had matched before the soak is in a row of the first turn.
     """
-    first = soak.samples[0].timestamp if soak.samples else 0
-    began, begun = max(soak.settings.started, first), False
+    first, begun = soak.first, False
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     before: dict[str, tuple[int, int]] = {}
     for hit in soak.hits:
         blocks, audits = before.get(hit.rule, (0, 0))
         before[hit.rule] = hit.blocks, hit.audits
-        begun = begun or hit.timestamp > began  # from then on the clock may be set back
+        begun = begun or hit.timestamp > first  # from then on the clock may be set back
         if not begun:
             continue
         if hit.blocks < blocks or hit.audits < audits:  # counted anew

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from operator import mul
-from statistics import NormalDist, fmean, median
+from statistics import NormalDist, fmean, median, variance
 from typing import NamedTuple
 
 Row = Sequence[float]
@@ -96,24 +96,15 @@ def t_quantile(freedom: int, confidence: float) -> float:
     return _solve(within, 1 - tail, high=1e4)
 
 
-def mean_interval(values: Row, confidence: float) -> Interval:
-    """Return the mean of at least two independent values."""
-    middle = fmean(values)
-    variance = sum((value - middle) ** 2 for value in values) / (len(values) - 1)
-    reach = t_quantile(len(values) - 1, confidence) * math.sqrt(variance / len(values))
-    return Interval(middle, middle - reach, middle + reach)
-
-
 def difference(before: Row, after: Row, confidence: float) -> Interval:
     """Return by how much the mean has grown (Welch); at least two independent values each."""
-    parts = []
-    for values in (before, after):
-        middle = fmean(values)
-        variance = sum((value - middle) ** 2 for value in values) / (len(values) - 1)
-        parts.append((middle, variance / len(values)))
-    grown = parts[1][0] - parts[0][0]
-    reach = t_quantile(min(len(before), len(after)) - 1, confidence)
-    reach *= math.sqrt(parts[0][1] + parts[1][1])
+    grown = fmean(after) - fmean(before)
+    parts = [(variance(values) / len(values), len(values) - 1) for values in (before, after)]
+    spread = sum(part for part, _ in parts)
+    if spread <= 0:
+        return Interval(grown, grown, grown)
+    freedom = spread**2 / sum(part**2 / count for part, count in parts)
+    reach = t_quantile(max(1, int(freedom)), confidence) * math.sqrt(spread)
     return Interval(grown, grown - reach, grown + reach)
 
 

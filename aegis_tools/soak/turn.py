@@ -146,7 +146,7 @@ def _hits(look: Look) -> tuple[dict[str, str], str]:
         known = {uid: name for uid, name in known.items() if not name.startswith("unknown:")}
     same = not look.again and look.loaded.maps == before.maps
     since = int(before.boot_s * 1e9) if same else 0
-    own = canary.rule(look.folder).id
+    own = canary.rule_id(look.folder)
     found = loaded.changed_hits(look.loaded, since, own)
     rows, names = loaded.named(look.paths, found, known, max(int(look.wall), 0))
     return names, "".join(map(hits.format_row, rows))

@@ -83,7 +83,7 @@ class Begun:
         self.first = begin.begin(paths, plan.plan(paths, wanted))
         self.id = reading.running(paths)
         self.at: Folder = folder(paths, self.id)
-        self.rule = canary.rule(self.at.path).id
+        self.rule = canary.rule_id(self.at.path)
 
     def step(self) -> running.Step:
         """Make the next turn."""

@@ -15,7 +15,7 @@ from aegis_tools.control.heartbeat import FORMAT, renew
 from aegis_tools.control.lock import locked
 from aegis_tools.errors import CommandError
 from aegis_tools.paths import Paths
-from aegis_tools.soak import agent, canary
+from aegis_tools.soak import agent, canary, placing
 from aegis_tools.soak.agent import Seen, told
 from aegis_tools.soak.state import Agent
 
@@ -48,11 +48,15 @@ def test_anything_but_what_the_mode_says_is_a_miss(
 def test_opening_says_why_it_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "canary"
     assert canary.open_in_child(path) == errno.ENOENT
-    path.write_bytes(canary.TEXT)
+    path.write_bytes(placing.TEXT)
     assert canary.open_in_child(path) == 0
     path.unlink()
     path.symlink_to(path)
     assert canary.open_in_child(path) == errno.ELOOP
+
+
+def test_a_turn_knows_the_rule_by_its_id_alone(tmp_path: Path) -> None:
+    assert canary.rule_id(tmp_path) == placing.rule(tmp_path).id
 
 
 def running(pid: int, start: float = 4950.0) -> Seen:
