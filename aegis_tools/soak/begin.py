@@ -16,6 +16,7 @@ import shutil
 from aegis_tools.control import files, service
 from aegis_tools.control.bootclock import SYSTEM, Seams
 from aegis_tools.control.lock import locked
+from aegis_tools.control.remember import try_to_remember
 from aegis_tools.errors import AegisError, StateError
 from aegis_tools.paths import Paths
 from aegis_tools.soak import placing, reading, state, telling, turn, unit, workload
@@ -62,6 +63,9 @@ def _begin(paths: Paths, made: Plan, seams: Seams) -> Made:
     except BaseException:
         undo(paths, settings.id, seams=seams)
         raise
+    with locked(paths.lock, command="soak start"):
+        override = f", override: {settings.override}" if settings.override else ""
+        try_to_remember(paths, "soak start", f"{settings.id}{override}")
     if background:
         unit.start(seams.run)
     return first

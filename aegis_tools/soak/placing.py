@@ -12,6 +12,7 @@ from aegis_tools.control import files, manual
 from aegis_tools.control.edit import Editor
 from aegis_tools.control.live import Live
 from aegis_tools.control.names import Names
+from aegis_tools.control.remember import try_to_remember
 from aegis_tools.errors import NotLoadedError
 from aegis_tools.kernel.inode_keys import Identifier
 from aegis_tools.kernel.layout import uid_of
@@ -40,8 +41,12 @@ def place(paths: Paths, folder: Path) -> bool:
     """
     if not path_of(folder).is_file():
         files.write_atomic(path_of(folder), TEXT, what=_WHAT)
+    wanted = rule(folder)
     with _editing(paths) as editor:
-        return editor.add((rule(folder),))[0].state != "unchanged"
+        missing = editor.add((wanted,))[0].state != "unchanged"
+    if missing:
+        try_to_remember(paths, "soak", f"made {wanted.id}")
+    return missing
 
 
 def remove(paths: Paths, folder: Path) -> None:
@@ -57,6 +62,7 @@ def remove(paths: Paths, folder: Path) -> None:
         with _editing(paths) as editor:
             if is_placed(editor.live, wanted.id):
                 editor.remove({uid_of(wanted.id)})
+                try_to_remember(paths, "soak", f"removed {wanted.id}")
     except NotLoadedError:
         pass
     files.remove(path_of(folder), what=_WHAT)

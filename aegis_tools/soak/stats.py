@@ -17,6 +17,7 @@ from statistics import NormalDist, fmean, median, variance
 from typing import NamedTuple
 
 Row = Sequence[float]
+_MANY = 10**9
 
 
 class Interval(NamedTuple):
@@ -78,7 +79,12 @@ def order_interval(values: Row, share: float, confidence: float) -> Interval:
 
 
 def proportion(count: int, of: int, confidence: float) -> Interval:
-    """Return the share that ``count`` is of ``of``, at least 1 (Clopper and Pearson, 1934)."""
+    """Return the share that ``count`` is of ``of``, at least 1 (Clopper and Pearson, 1934).
+
+    Of more than a thousand million it is Wilson's: no different, and of numbers that fit.
+    """
+    if of > _MANY:
+        return Interval(count / of, *_wilson(count / of, of, confidence))
     tail = (1 - confidence) / 2
     low = 0.0 if count == 0 else _solve(lambda p: 1 - _beta(of - count + 1, count, 1 - p), tail)
     high = 1.0 if count == of else _solve(lambda p: -_beta(of - count, count + 1, 1 - p), -tail)

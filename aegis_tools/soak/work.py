@@ -28,7 +28,7 @@ PAUSE_SECONDS = 0.2
 """At least so long between two rounds."""
 MOST_FILES = 100
 """That the seed's loop reads in a round; a hundredth of a second after each, as there."""
-_SOURCES = 12
+_SOURCES = 6
 _REQUESTS = 40
 _ROWS = 200
 _KEPT = 5000

@@ -206,6 +206,23 @@ def test_ctrl_c_ends_it_in_order_and_its_workload_with_it(host: Host) -> None:
     assert manual_rules(host) == []
 
 
+def test_stress_reads_what_rules_deny_at_a_bounded_rate_and_spares_the_canary(
+    host: Host, files: dict[str, Path]
+) -> None:
+    host("policy", "apply", files["policy"])
+    words = ("soak", "start", "--foreground", "--scenario", "stress", "--workload", "stress")
+    process = host.start(*words, "--duration", "10", "--interval", "1")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    (name,) = reading.soaks(host.paths)
+    soak = reading.read_soak(host.paths, name)
+    last = {hit.rule: hit.audits for hit in soak.hits}
+    assert set(last) == {f"path:{files['a']}", f"path:{files['b']}"}
+    assert 50 < sum(last.values()) <= 11 * 100
+    assert {one.canary for one in soak.samples} == {"ok"}
+    assert b"has ended: " in out
+
+
 def worker_of(pid: int) -> int:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     found = [int(word) for word in path.read_text().split()]

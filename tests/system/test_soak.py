@@ -60,7 +60,7 @@ def test_a_soak_goes_on_over_a_killed_turn_and_a_reboot_and_ends_by_itself(host:
     before = len(running.rows())
     running.until_turns(before + 2)
     used = shown(machine, SERVICE, ["CPUUsageNSec", "ExecMainStatus"])
-    print("a turn:", used, [one.turn_ms for one in running.rows()])
+    print("a turn:", used, [(one.boot_s, one.turn_ms) for one in running.rows()])
 
     machine.reboot()
     running.until_turns(before + 4)
@@ -102,7 +102,7 @@ def crashed(running: Running) -> bool:
 
 def test_an_agent_that_dies_fails_the_soak_and_leaves_evidence(host: Machine) -> None:
     machine = host
-    running = begin(machine, Wanted(seconds=60, interval=10))
+    running = begin(machine, Wanted(seconds=120, interval=15))
     running.until_turns(2)
     assert crashed(running)
     outcome = running.outcome()

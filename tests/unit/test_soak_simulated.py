@@ -1,0 +1,91 @@
+"""Simulated soaks of every kind are judged rightly: few of each, of fixed seeds.
+
+``benchmarks/soak.py`` judges a thousand of each; its table is in ``docs/soak.md``. A method that is
+worse shows here already: the seeds are the same, so nothing here is by chance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from repository import REPOSITORY
+
+from aegis_tools.soak.verdict import FAIL, PASS
+from benchmarks import soak
+from benchmarks.soak_kinds import AT_THE_LIMIT, FAULTS, HEALTHY, HIDDEN, LEAKS, Kind, make
+
+SEEDS = range(5)
+
+
+def named(kind: Kind) -> str:
+    return kind.name
+
+
+@pytest.mark.parametrize("kind", HEALTHY, ids=named)
+def test_nothing_fails_where_nothing_is_the_matter(kind: Kind) -> None:
+    assert [soak.status_of(kind, seed)[1] for seed in SEEDS] == [""] * len(SEEDS)
+
+
+@pytest.mark.parametrize("kind", [*LEAKS, *FAULTS], ids=named)
+def test_what_is_the_matter_fails(kind: Kind) -> None:
+    assert {soak.status_of(kind, seed)[0] for seed in SEEDS} == {FAIL}
+
+
+@pytest.mark.parametrize("kind", [*AT_THE_LIMIT, *HIDDEN], ids=named)
+def test_a_leak_that_need_not_be_found_does_not_pass(kind: Kind) -> None:
+    assert PASS not in {soak.status_of(kind, seed)[0] for seed in SEEDS}
+
+
+def test_soaks_without_much_noise_or_gaps_pass() -> None:
+    for kind in HEALTHY:
+        if kind.name in ("steady", "saw-tooth", "restarts", "day cycle", "log rotation", "noise"):
+            assert [soak.status_of(kind, seed)[0] for seed in SEEDS] == [PASS] * len(SEEDS)
+
+
+def test_a_seed_makes_the_same_soak_again_and_another_makes_another() -> None:
+    assert make(HEALTHY[0], 1) == make(HEALTHY[0], 1)
+    assert make(HEALTHY[0], 1) != make(HEALTHY[0], 2)
+
+
+def test_a_row_counts_what_was_wrong() -> None:
+    row = soak.row_of(LEAKS[0], [(FAIL, "mem_growth")] * 3 + [(PASS, "")])
+    assert (row["fail"], row["pass"], row["wrong"]["value"]) == (3, 1, 0.25)
+    row = soak.row_of(HEALTHY[0], [(FAIL, "drops")] + [(PASS, "")] * 3)
+    assert (row["wrong"]["value"], row["found"], row["failed"]) == (0.25, None, {"drops": 1})
+
+
+def test_the_tables_go_between_the_marks_of_a_document(tmp_path: Path) -> None:
+    document = tmp_path / "soak.md"
+    document.write_text(f"a\n{soak.BEGIN}\nold\n{soak.END}\nz\n", encoding="utf-8")
+    soak.update(document, [soak.row_of(LEAKS[0], [(FAIL, "mem_growth")] * 5)])
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("a\n")
+    assert text.endswith("\nz\n")
+    assert "old" not in text
+    assert "| leak | `mem_growth` | 5 | 5 |" in text
+    document.write_text("a\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no place"):
+        soak.update(document, [])
+
+
+def table() -> dict[str, list[str]]:
+    """Return the cells of the published tables, by kind."""
+    text = (REPOSITORY / "docs/soak.md").read_text(encoding="utf-8")
+    part = text.partition(soak.BEGIN)[2].partition(soak.END)[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
+    return {row[0]: row[1:] for row in rows if len(row) > 1}
+
+
+def test_what_is_published_is_of_every_kind_and_holds_what_is_promised() -> None:
+    found = table()
+    for kind in soak.KINDS:
+        cells = found[kind.name]
+        soaks = int(cells[0] if not kind.criterion else cells[1])
+        assert soaks >= 1000, kind.name
+        if not kind.criterion:
+            assert int(cells[1]) < 0.01 * soaks, f"{kind.name}: false alarms"
+        else:
+            assert int(cells[5]) < 0.01 * soaks, f"{kind.name}: passed"
+        if kind in LEAKS:
+            assert int(cells[2]) > 0.99 * soaks, f"{kind.name}: not found"
