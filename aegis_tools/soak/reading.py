@@ -59,7 +59,7 @@ class Soak:
 
     @property
     def first(self) -> float:
-        """When its first turn was made; rows until then tell what was there before. Unix seconds."""
+        """When its first turn was made, Unix seconds; rows until then tell what was before."""
         turn = self.samples[0].timestamp if self.samples else 0
         return max(self.settings.started, turn)
 

@@ -28,7 +28,7 @@ class Job(NamedTuple):
         quiet: Its output goes to a log beside the results, shown where it fails.
         prepares: It only makes what others need, and writes no results.
         after: The command that it needs to have ended, by name; one that began before it.
-        waits: It waits most of its time, so it is run beside the others and not in turn with them.
+        waits: It waits most of its time, so it is run beside the others, one such at a time.
     """
 
     name: str
@@ -48,7 +48,7 @@ LONG = (
 """What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
-WAITING = ("kernel fleets",)
+WAITING = ("kernel fleets", "system soak", "system soaks")
 """What waits more than it works."""
 TOGETHER = ("vm", "kernel", "molecule", "system", "long", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so

@@ -77,10 +77,16 @@ def machine(another: Callable[[Snapshot], Machine]) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def shared_machine(keys: Keys) -> Iterator[Machine]:
-    """Return one that is loaded, for tests of a module that leave it as they found it."""
+def loaded_machines(keys: Keys) -> Iterator[Callable[[], Machine]]:
+    """Return what starts one more loaded machine; all of them end with the module's tests."""
     with ExitStack() as stack:
-        yield start(stack, STORED[loaded](), keys)
+        yield lambda: start(stack, STORED[loaded](), keys)
+
+
+@pytest.fixture(scope="module")
+def shared_machine(loaded_machines: Callable[[], Machine]) -> Machine:
+    """Return one that is loaded, for tests of a module that leave it as they found it."""
+    return loaded_machines()
 
 
 @pytest.fixture
