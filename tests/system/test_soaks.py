@@ -53,4 +53,3 @@ def test_a_scenario_is_soaked_for_ten_minutes_and_nothing_fails(
     assert (found.samples[-1].agent, found.status["problems"]) == ("running", [])
     assert not {"crash", "kernel", "canary-miss", "mode", "policy"} & set(found.kinds)
     assert {"report.html", "report.md", "report.json", "verdict.json"} <= set(found.files)
-
