@@ -236,25 +236,37 @@ def test_a_host_that_becomes_slower_fails_unless_its_load_explains_it() -> None:
     assert statuses(soak(change=loaded)) == {"slowness": INCONCLUSIVE}
 
 
+RULE = "path:/srv/secret"
+
+
 def hit(after: int, rule: str, blocks: int) -> Hit:
     return Hit(int(BEGUN) + after, rule, blocks, 0)
 
 
-BLOCKED = each(lambda at, _: {"blocks": at + 1000})
+BLOCKED = each(lambda at, _: {"blocks": 2 * at + 1000})
+"""Two a turn: one of them is the canary's own."""
 
 
 def enforced(*hits: Hit) -> Soak:
-    of = settings("enforce", expected=("canary",))
+    of = settings("enforce", expected=(RULE,))
     return soak(of=of, change=BLOCKED, hits=hits)
 
 
 def test_denials_that_were_expected_are_no_false_positives() -> None:
-    found = enforced(hit(0, "canary", 985), hit(0, "old", 500), hit(90_000, "canary", 3000))
+    found = enforced(hit(0, RULE, 985), hit(0, "old", 500), hit(90_000, RULE, 3000))
     assert statuses(found) == {}
 
 
+def test_the_canary_s_own_denials_are_none_of_a_rule() -> None:
+    tried = soak("enforce", change=each(lambda at, _: {"blocks": at + 1000}))
+    assert statuses(tried) == {}
+    untried = each(lambda at, _: {"blocks": at + 1000, "canary": "none"})
+    found = judge(soak("enforce", change=untried))
+    assert criterion(found, "false_positives").status == INCONCLUSIVE
+
+
 def test_denials_that_nobody_expected_fail_and_are_named() -> None:
-    verdict = judge(enforced(hit(90_000, "canary", 1900), hit(90_000, "web,1", 115)))
+    verdict = judge(enforced(hit(90_000, RULE, 1900), hit(90_000, "web,1", 115)))
     found = criterion(verdict, "false_positives")
     assert found.status == FAIL
     assert found.value == pytest.approx(100 * 115 / 2015)
@@ -262,12 +274,12 @@ def test_denials_that_nobody_expected_fail_and_are_named() -> None:
 
 
 def test_denials_of_which_no_rule_is_known_prove_nothing() -> None:
-    assert statuses(enforced(hit(90_000, "canary", 1000))) == {"false_positives": INCONCLUSIVE}
+    assert statuses(enforced(hit(90_000, RULE, 1000))) == {"false_positives": INCONCLUSIVE}
 
 
 def test_a_rule_s_counter_may_begin_again_and_the_wall_clock_be_set_back() -> None:
     found = enforced(
-        hit(0, "canary", 50), hit(400, "canary", 1050), hit(-90_000, "canary", 1015)
+        hit(0, RULE, 50), hit(400, RULE, 1050), hit(-90_000, RULE, 1015)
     )  # fmt: skip
     assert statuses(found) == {}
 
