@@ -51,5 +51,7 @@ def test_a_scenario_is_soaked_for_ten_minutes_and_nothing_fails(
     assert len(found.samples) > SECONDS / INTERVAL / 2
     assert len({one.agent_pid for one in found.samples}) == 1
     assert (found.samples[-1].agent, found.status["problems"]) == ("running", [])
+    if name == "enforce":
+        assert found.criterion("false_positives") == "PASS"
     assert not {"crash", "kernel", "canary-miss", "mode", "policy"} & set(found.kinds)
     assert {"report.html", "report.md", "report.json", "verdict.json"} <= set(found.files)
