@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from soak_support import FOLDER, TIMER, WORKLOAD, Running, Wanted, begin, is_active, prepare
-from soak_support import properties as shown
+from soak_machines import FOLDER, TIMER, WORKLOAD, Running, Wanted, begin, is_active, prepare
+from soak_machines import properties as shown
 from vmharness.system.machine import Machine
 
 SERVICE = "aegis-soak.service"
