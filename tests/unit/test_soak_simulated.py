@@ -15,32 +15,43 @@ from aegis_tools.soak.verdict import FAIL, PASS
 from benchmarks import soak
 from benchmarks.soak_kinds import AT_THE_LIMIT, FAULTS, HEALTHY, HIDDEN, LEAKS, Kind, make
 
-SEEDS = range(5)
+SEEDS = (0, 1)
+HARD = {
+    "leak in noise": 5,
+    "leak in noise and day cycle": 2,
+    "leak and clock put back": 2,
+    "10 minutes, 5 s apart": 2,
+}
+"""One seed more: these are wrong with intervals thrice as wide, wall clocks, or no least rise."""
+CALM = ("steady", "noise", "saw-tooth", "restarts", "reboots", "counter resets", "clock put ahead",
+        "clock put back", "slow disk", "day cycle", "log rotation")  # fmt: skip
 
 
 def named(kind: Kind) -> str:
     return kind.name
 
 
+def statuses(kind: Kind) -> list[tuple[str, str]]:
+    more = [HARD[kind.name]] if kind.name in HARD else []
+    return [soak.status_of(kind, seed) for seed in (*SEEDS, *more)]
+
+
 @pytest.mark.parametrize("kind", HEALTHY, ids=named)
 def test_nothing_fails_where_nothing_is_the_matter(kind: Kind) -> None:
-    assert [soak.status_of(kind, seed)[1] for seed in SEEDS] == [""] * len(SEEDS)
+    found = statuses(kind)
+    assert {failed for _, failed in found} == {""}
+    if kind.name in CALM:
+        assert {status for status, _ in found} == {PASS}
 
 
 @pytest.mark.parametrize("kind", [*LEAKS, *FAULTS], ids=named)
 def test_what_is_the_matter_fails(kind: Kind) -> None:
-    assert {soak.status_of(kind, seed)[0] for seed in SEEDS} == {FAIL}
+    assert {status for status, _ in statuses(kind)} == {FAIL}
 
 
 @pytest.mark.parametrize("kind", [*AT_THE_LIMIT, *HIDDEN], ids=named)
 def test_a_leak_that_need_not_be_found_does_not_pass(kind: Kind) -> None:
-    assert PASS not in {soak.status_of(kind, seed)[0] for seed in SEEDS}
-
-
-def test_soaks_without_much_noise_or_gaps_pass() -> None:
-    for kind in HEALTHY:
-        if kind.name in ("steady", "saw-tooth", "restarts", "day cycle", "log rotation", "noise"):
-            assert [soak.status_of(kind, seed)[0] for seed in SEEDS] == [PASS] * len(SEEDS)
+    assert PASS not in {status for status, _ in statuses(kind)}
 
 
 def test_a_seed_makes_the_same_soak_again_and_another_makes_another() -> None:
