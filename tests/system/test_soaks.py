@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from soak_support import Outcome, Running, Wanted, begin, prepare
+from soak_machines import Outcome, Running, Wanted, begin, prepare
 from vmharness.system.machine import Machine
 
 SECONDS, INTERVAL = 600, 20
