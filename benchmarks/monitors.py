@@ -26,12 +26,12 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from aegis_tools.monitors.registry import MONITORS, Monitor
+from benchmarks.environment import environment, head
 from benchmarks.loaded import Bench, bench, run_statistics
 from benchmarks.measure import (
     Row,
     arguments,
     children_cpu,
-    environment,
     in_turns,
     ratio_row,
     report,
@@ -226,13 +226,8 @@ def markdown(documents: Sequence[Row]) -> str:
 
 
 def _head(document: Row) -> str:
-    where, first = document["environment"], document["results"][0]
-    emulated = ", emulated" if where["emulated"] else ""
-    return (
-        f"Kernel {where['kernel']}, {where['cpus']} processors ({where['cpu']}{emulated}), "
-        f"{where['date'][:10]}, load average {where['load_average'][0]}; "
-        f"{first['without']['rounds']} rounds."
-    )
+    rounds = document["results"][0]["without"]["rounds"]
+    return f"{head(document['environment'])}; {rounds} rounds."
 
 
 def _cost_table(rows: Sequence[Row]) -> list[str]:
