@@ -2,7 +2,9 @@
 /*
  * One system call over and over, with nothing around it, not even a C library: what a program adds
  * to a call would hide what is added by a hook or a monitor. Called with what (see one_of), calls of a
- * batch, batches, and a file, a program or a port; with nothing it is a program that ends at once.
+ * batch, batches, and a file, a program or a place of loopback; with nothing it is a program that ends
+ * at once. A place is a port of 127.0.0.1, or 65536 x N and a port of 127.0.0.N; what is sent there is
+ * received from the socket that standard input is.
  */
 #include <asm/unistd.h>
 
@@ -53,29 +55,23 @@ struct name {
 	char zero[8];
 };
 
-static struct name loopback(long port)
+static struct name loopback(long place)
 {
-	struct name name = { 2 /* AF_INET */, __builtin_bswap16(port), 0x0100007f, { 0 } };
+	unsigned int last = place >> 16 ? place >> 16 : 1;
+	struct name name = { 2 /* AF_INET */, __builtin_bswap16(place), last << 24 | 0x7f, { 0 } };
 
 	return name;
-}
-
-static long bound(long type, struct name *name)
-{
-	long one = call(__NR_socket, 2, type | CLOEXEC, 0, 0), length = sizeof(*name);
-	long failed = call(__NR_bind, one, (long)name, sizeof(*name), 0);
-
-	call(__NR_getsockname, one, (long)name, (long)&length, 0);
-	return failed ? failed : one;
 }
 
 /* A socket of loopback that answers what it is sent, in a process that ends with it; or -1. */
 static long answered(void)
 {
 	struct name name = loopback(0);
-	long listener = bound(STREAM, &name), one, got;
+	long listener = call(__NR_socket, 2, STREAM, 0, 0), one, length = sizeof(name), got;
 	char text[REQUEST];
 
+	call(__NR_bind, listener, (long)&name, sizeof(name), 0);
+	call(__NR_getsockname, listener, (long)&name, (long)&length, 0);
 	call(__NR_listen, listener, 1, 0, 0);
 	one = call(__NR_socket, 2, STREAM, 0, 0);
 	if (call(__NR_connect, one, (long)&name, sizeof(name), 0))
@@ -146,20 +142,20 @@ static long bind_close(struct name *name)
 	return result;
 }
 
-static long send_receive(long from, long to, struct name *name)
+static long send_receive(long file, struct name *name)
 {
-	long sent = call6(__NR_sendto, from, (long)"x", 1, 0, (long)name, sizeof(*name));
+	long sent = call6(__NR_sendto, file, (long)"x", 1, 0, (long)name, sizeof(*name));
 	char byte;
 
 	if (sent > 0)
-		call6(__NR_recvfrom, to, (long)&byte, 1, DONTWAIT, 0, 0);
+		call6(__NR_recvfrom, 0, (long)&byte, 1, DONTWAIT, 0, 0);
 	return sent;
 }
 
 struct work {
 	char what;
 	const char *path;
-	long file, peer;
+	long file;
 	struct name name;
 };
 
@@ -187,7 +183,7 @@ static long one_of(struct work *w)
 	case 'b':
 		return bind_close(&w->name);
 	case 'u':
-		return send_receive(w->file, w->peer, &w->name);
+		return send_receive(w->file, &w->name);
 	}
 	return -1;
 }
@@ -200,10 +196,8 @@ static void prepare(struct work *w)
 		w->file = answered();
 	else if (w->what == 'c' || w->what == 'b' || w->what == 'u')
 		w->name = loopback(number_of(w->path));
-	if (w->what == 'u') {
-		w->peer = bound(DGRAM, &w->name);
-		w->file = w->peer < 0 ? -1 : call(__NR_socket, 2, DGRAM | CLOEXEC, 0, 0);
-	}
+	if (w->what == 'u')
+		w->file = call(__NR_socket, 2, DGRAM | CLOEXEC, 0, 0);
 }
 
 /* Tells 8 bytes a figure: what the call answers, then the nanoseconds of each batch. */
@@ -232,7 +226,7 @@ __attribute__((used)) static void begin(long *stack)
 	char **argv = (char **)(stack + 1);
 
 	if (stack[0] > 4) {
-		struct work w = { argv[1][0], argv[4], 0, 0, loopback(0) };
+		struct work w = { argv[1][0], argv[4], 0, loopback(0) };
 
 		run(&w, number_of(argv[2]), number_of(argv[3]));
 	}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -87,8 +88,17 @@ class Calls:
     program: Path
     enter: tuple[str, ...] = ()
 
-    def run(self, letter: str, calls: int, batches: int, target: str) -> Told:
+    def run(
+        self, letter: str, calls: int, batches: int, target: str, receiver: int | None = None
+    ) -> Told:
         """Make so many calls in so many batches, on the last processor.
+
+        Args:
+            letter: Which.
+            calls: Of a batch.
+            batches: That count.
+            target: A file, a program, or a :func:`place`.
+            receiver: For ``send``: the socket, a descriptor, that is bound to the target.
 
         Raises:
             ProgramError: It could not.
@@ -96,16 +106,13 @@ class Calls:
         done = subprocess.run(
             [*on_cpu(last_cpu()), *self.enter, str(self.program), letter, str(calls), str(batches),
              target],
-            capture_output=True, check=False, timeout=LIMIT, stdin=subprocess.DEVNULL,
+            capture_output=True, check=False, timeout=LIMIT,
+            stdin=subprocess.DEVNULL if receiver is None else receiver,
         )  # fmt: skip
         figures = [each for (each,) in _FIGURE.iter_unpack(done.stdout)]
         if len(figures) != 1 + batches:
             raise ProgramError(f"calls {letter} {target} could not work")
         return Told(figures[0], [each / calls / 1e9 for each in figures[1:]])
-
-    def told(self, kind: Kind, target: str, times: int = 1) -> Told:
-        """Make the calls of a kind, ``times`` its batches."""
-        return self.run(kind.letter, kind.calls, times * kind.batches, target)
 
     def best(self, letter: str, target: str, seconds: float) -> float:
         """Return the seconds of a call in the best of many batches, of about so long a run.
@@ -127,9 +134,21 @@ def build(folder: Path, enter: Sequence[str] = ()) -> Calls:
     return Calls(program, tuple(enter))
 
 
+def place(port: int, host: int = 1) -> str:
+    """Return how the program is told of a port of 127.0.0.``host``."""
+    return str(host << 16 | port)
+
+
+@contextlib.contextmanager
+def receiver(host: int = 1, port: int = 0) -> Iterator[socket.socket]:
+    """Yield a socket of 127.0.0.``host`` that receives what is sent to it."""
+    with socket.socket(type=socket.SOCK_DGRAM) as one:
+        one.bind((f"127.0.0.{host}", port))
+        yield one
+
+
 def free_port() -> int:
     """Return a port of loopback that nobody uses, for TCP or UDP."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
+    with receiver() as one:
         port: int = one.getsockname()[1]
         return port

@@ -76,6 +76,8 @@ def interval(
 
     The same values always give the same interval.
     """
+    if min(values) == max(values):  # as where instructions are counted
+        return values[0], values[0]
     source, count = random.Random(seed), len(values)
     medians = sorted(statistics.median(source.choices(values, k=count)) for _ in range(draws))
     beyond = int(draws * (1 - level) / 2)

@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ from benchmarks.measure import (
     report,
     spread,
 )
-from benchmarks.sandbox import empty_sandbox
+from benchmarks.sandbox import empty_sandbox, expedited
 from benchmarks.workloads import Workload, missing, workloads
 
 LIMITS = {"cpu": 0.95, "io": 0.90, "network": 0.95}
@@ -55,7 +55,6 @@ _COLUMNS = (
     "met",
 )
 _ENDS = (signal.SIGINT, signal.SIGTERM)
-_EXPEDITED = Path("/sys/kernel/rcu_expedited")
 
 
 def cases_of(monitors: Sequence[Monitor], wanted: Sequence[str]) -> dict[str, list[Monitor]]:
@@ -182,17 +181,6 @@ def cost_line(row: Row) -> str:
         f"{row['monitor']} ({row['variant']}): {row['memory_bytes'] / 1024:,.0f} KiB "
         f"and a ring of {row['ring_bytes'] >> 10} KiB; ns a run: {runs or 'none'}"
     )
-
-
-@contextlib.contextmanager
-def expedited() -> Iterator[None]:
-    """Have attaching and detaching not wait long meanwhile."""
-    before = _EXPEDITED.read_text(encoding="ascii")
-    _EXPEDITED.write_text("1", encoding="ascii")
-    try:
-        yield
-    finally:
-        _EXPEDITED.write_text(before, encoding="ascii")
 
 
 def run(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:

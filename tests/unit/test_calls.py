@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import socket
 from pathlib import Path
+from socket import MSG_DONTWAIT
 
 import pytest
 
-from benchmarks.calls import FILES, KINDS, NETWORK, Calls, Told, build, free_port
+from benchmarks.calls import FILES, KINDS, NETWORK, Calls, Told, build, free_port, place, receiver
 from benchmarks.programs import ProgramError
 
 
@@ -19,7 +19,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Calls:
 
 def target_of(kind: str, calls: Calls, folder: Path) -> str:
     (folder / "file").write_text("x")
-    return {"exec": str(calls.program), **dict.fromkeys(NETWORK, str(free_port()))}.get(
+    closed = place(free_port())
+    return {"exec": str(calls.program), **dict.fromkeys(NETWORK, closed)}.get(
         kind, str(folder / "file")
     )
 
@@ -44,12 +45,17 @@ def test_the_answer_is_the_kernel_s(kind: str, calls: Calls, tmp_path: Path) -> 
 
 
 def test_a_port_that_is_taken_is_an_answer_too(calls: Calls) -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.1", 0))
-        port = str(other.getsockname()[1])
-        assert calls.run("b", 1, 1, port).answer == -errno.EADDRINUSE
-        with pytest.raises(ProgramError, match="calls u"):
-            calls.run("u", 1, 1, port)  # nobody would receive what is sent
+    with receiver(host=3) as other:
+        taken = place(other.getsockname()[1], host=3)
+        assert calls.run("b", 1, 1, taken).answer == -errno.EADDRINUSE
+
+
+def test_what_is_sent_is_received(calls: Calls) -> None:
+    with receiver(host=2) as socket:
+        target = place(socket.getsockname()[1], host=2)
+        assert calls.run("u", 500, 3, target, socket.fileno()).answer == 1
+        with pytest.raises(BlockingIOError):
+            socket.recv(1, MSG_DONTWAIT)
 
 
 def test_a_run_that_cannot_be_is_an_error(calls: Calls) -> None:
