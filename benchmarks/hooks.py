@@ -90,7 +90,10 @@ def hooks(options: loader.LoadOptions) -> Iterator[Hooks]:
     with expedited(), sandbox(options) as box, Live(box.pins) as live:
         made = Hooks(box, live)
         made.be(AUDIT)
-        yield made
+        try:
+            yield made
+        finally:
+            made.be(NONE)  # else the sandbox's own files could not be removed
 
 
 @contextlib.contextmanager
