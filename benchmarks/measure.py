@@ -13,7 +13,6 @@ import os
 import random
 import resource
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -157,21 +156,24 @@ def report(
 
     A row's ``text`` is what the table shows in place of a figure, by column.
     """
+    text = text_of(environment(), rows, columns, notes, as_json=as_json)
+    print(text, end="")
+
+
+def text_of(
+    where: Row, rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str], *, as_json: bool
+) -> str:
+    """Return what :func:`report` prints, of the machine as it was before it was measured."""
     if as_json:
         plain = [{name: each for name, each in row.items() if name != "text"} for row in rows]
-        json.dump({"environment": environment(), "results": plain, "notes": list(notes)},
-                  sys.stdout, indent=1)  # fmt: skip
-        print()
-        return
-    print("  ".join(f"{name}: {_plain(value)}" for name, value in environment().items()))
+        return json.dumps({"environment": where, "results": plain, "notes": notes}, indent=1) + "\n"
     lines = [list(columns), *([_cell(row, name) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = ["  ".join(f"{name}: {_plain(value)}" for name, value in where.items())]
     for line in lines:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
-    for note in notes:
-        print(f"* {note}")
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join([*shown, *(f"* {note}" for note in notes)]) + "\n"
 
 
 def _plain(value: object) -> object:

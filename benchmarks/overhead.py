@@ -13,7 +13,6 @@ somebody. Without the agent the ring of events is full, and a hit finds no room 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -29,9 +28,10 @@ from benchmarks.calls import Told, build
 from benchmarks.compare import compare
 from benchmarks.environment import counts_instructions, environment
 from benchmarks.hooks import ENFORCE, NONE, Hooks, hooks, spent
-from benchmarks.measure import Row, arguments, in_turns, pinned, report, spread
+from benchmarks.measure import Row, arguments, in_turns, pinned, spread, text_of
 from benchmarks.rulesets import ALL, CAPACITIES, COUNTS, KINDS, Place, calls_of, places, ruleset
 
+MACHINE = "AEGIS_VM_KERNEL"
 AGAIN = "none again"
 NOTHING = "none"
 _HIT_TIMES = 3  # the batches of a miss: an event costs most where it is read, later
@@ -129,6 +129,8 @@ def run(options: argparse.Namespace) -> list[Row]:
     """Measure every policy that is asked for."""
     rows: list[Row] = []
     with pinned(), hooks(LoadOptions(capacities=CAPACITIES)) as made:
+        if ENFORCE in made.states and MACHINE not in os.environ:
+            raise SystemExit("it denies what it measures: run it in a machine (scripts/vm)")
         folder = made.box.folder / "place"
         folder.mkdir()
         with places(folder, build(made.box.folder)) as place:
@@ -175,11 +177,8 @@ def main() -> None:
     rows = run(options)
     unit = "instructions" if counts_instructions() else "ns"
     notes = [f"none in {unit}; audit and enforce as ratios to it; added in {unit}, in that order"]
-    if options.json:
-        json.dump({"environment": where, "results": rows, "notes": notes}, sys.stdout, indent=1)
-        print()
-        return
-    report([{**row, "text": texts_of(row)} for row in rows], _COLUMNS, notes, as_json=False)
+    told = [{**row, "text": texts_of(row)} for row in rows]
+    print(text_of(where, told, _COLUMNS, notes, as_json=options.json), end="")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from benchmarks.calls import FILES, NETWORK, Calls, Told, free_port, place, rece
 from benchmarks.calls import KINDS as CALLS
 
 COUNTS = (0, 1, 100, 1000, 10_000, 65_536)
-CAPACITIES = {"deny_cidr_v4_map": 70_000, "deny_port_map": 70_000, "rules": 400_000}
+CAPACITIES = {**dict.fromkeys(("deny_cidr_v4_map", "deny_port_map", "deny_dir_map"), 70_000),
+              "rules": 400_000}  # fmt: skip
 """Room for the largest, where the default has less."""
 FILE_OPS = Op.READ | Op.WRITE | Op.EXEC
 NET_OPS = Op.EGRESS | Op.BIND
@@ -163,7 +164,7 @@ def ruleset(kind: str, count: int, place: Place, pins: Pins) -> Rules:
     named = [each for make in wanted for each in islice(make(place), count)]
     policy = Policy(tuple(_rule(*each) for each in named), (), 1)
     with Identifier(pins) as identifier:
-        return resolve(policy, identifier, {}, now=time.time())
+        return resolve(policy, identifier, {}, now=time.time(), fallback=pins.is_fallback())
 
 
 def _rule(kind: Kind, target: str) -> Rule:
