@@ -7,18 +7,17 @@ two things measured in turns within one run; what disturbs one round disturbs bo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import platform
 import random
 import resource
 import statistics
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
+
+from benchmarks.environment import environment
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -69,14 +68,19 @@ def ratios(values: Sequence[float], bases: Sequence[float]) -> Spread:
     return spread([value / base for value, base in zip(values, bases, strict=True)])
 
 
-def interval(values: Sequence[float], *, draws: int = 2000, seed: int = 1) -> tuple[float, float]:
-    """Return the 95 % interval of the median, by drawing anew from ``values`` (bootstrap).
+def interval(
+    values: Sequence[float], *, draws: int = 2000, level: float = 0.95, seed: int = 1
+) -> tuple[float, float]:
+    """Return the interval of the median, by drawing anew from ``values`` (bootstrap).
 
     The same values always give the same interval.
     """
-    source = random.Random(seed)
-    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(draws * 0.025)], medians[int(draws * 0.975) - 1]
+    if min(values) == max(values):  # as where instructions are counted
+        return values[0], values[0]
+    source, count = random.Random(seed), len(values)
+    medians = sorted(statistics.median(source.choices(values, k=count)) for _ in range(draws))
+    beyond = int(draws * (1 - level) / 2)
+    return medians[beyond], medians[-1 - beyond]
 
 
 def ratio_row(values: Sequence[float], bases: Sequence[float]) -> Row:
@@ -113,35 +117,28 @@ def in_turns(
     return found
 
 
+@contextlib.contextmanager
+def pinned() -> Iterator[int | None]:
+    """Keep this process, and what it starts, on one processor meanwhile; yield it.
+
+    On the last one, which has the fewest interrupts of old. None where we may not choose.
+    """
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {max(before)})
+    except OSError:
+        yield None
+        return
+    try:
+        yield max(before)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def children_cpu() -> float:
     """Return the processor seconds, user and system, of the children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def environment() -> Row:
-    """Return what the figures depend on: kernel, processor, interpreter, load, date."""
-    model, flags = _processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    return {
-        "kernel": platform.release(),
-        "cpu": model,
-        "cpus": os.cpu_count(),
-        "virtualised": "hypervisor" in flags,
-        "emulated": "TCG" in model or "QEMU" in model,
-        "python": platform.python_version(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _processor(text: str) -> tuple[str, set[str]]:
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(name.strip(), value.strip())
-    model = fields.get("model name") or fields.get("CPU implementer", "unknown")
-    return model, set((fields.get("flags") or fields.get("Features") or "").split())
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -159,21 +156,29 @@ def report(
 
     A row's ``text`` is what the table shows in place of a figure, by column.
     """
+    text = text_of(environment(), rows, columns, notes, as_json=as_json)
+    print(text, end="")
+
+
+def text_of(
+    where: Row, rows: Sequence[Row], columns: Sequence[str], notes: Sequence[str], *, as_json: bool
+) -> str:
+    """Return what :func:`report` prints, of the machine as it was before it was measured."""
     if as_json:
         plain = [{name: each for name, each in row.items() if name != "text"} for row in rows]
-        json.dump({"environment": environment(), "results": plain, "notes": list(notes)},
-                  sys.stdout, indent=1)  # fmt: skip
-        print()
-        return
-    print("  ".join(f"{name}: {value}" for name, value in environment().items()))
+        return json.dumps({"environment": where, "results": plain, "notes": notes}, indent=1) + "\n"
     lines = [list(columns), *([_cell(row, name) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = ["  ".join(f"{name}: {_plain(value)}" for name, value in where.items())]
     for line in lines:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
-    for note in notes:
-        print(f"* {note}")
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join([*shown, *(f"* {note}" for note in notes)]) + "\n"
+
+
+def _plain(value: object) -> object:
+    """Mitigations are many words: how many there are is enough for a person."""
+    return len(value) if isinstance(value, dict) else value
 
 
 def _cell(row: Row, name: str) -> str:

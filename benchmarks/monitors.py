@@ -20,24 +20,24 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 from aegis_tools.monitors.registry import MONITORS, Monitor
+from benchmarks.environment import environment, head
 from benchmarks.loaded import Bench, bench, run_statistics
 from benchmarks.measure import (
     Row,
     arguments,
     children_cpu,
-    environment,
     in_turns,
     ratio_row,
     report,
     spread,
 )
-from benchmarks.sandbox import empty_sandbox
+from benchmarks.sandbox import empty_sandbox, expedited
 from benchmarks.workloads import Workload, missing, workloads
 
 LIMITS = {"cpu": 0.95, "io": 0.90, "network": 0.95}
@@ -55,7 +55,6 @@ _COLUMNS = (
     "met",
 )
 _ENDS = (signal.SIGINT, signal.SIGTERM)
-_EXPEDITED = Path("/sys/kernel/rcu_expedited")
 
 
 def cases_of(monitors: Sequence[Monitor], wanted: Sequence[str]) -> dict[str, list[Monitor]]:
@@ -184,17 +183,6 @@ def cost_line(row: Row) -> str:
     )
 
 
-@contextlib.contextmanager
-def expedited() -> Iterator[None]:
-    """Have attaching and detaching not wait long meanwhile."""
-    before = _EXPEDITED.read_text(encoding="ascii")
-    _EXPEDITED.write_text("1", encoding="ascii")
-    try:
-        yield
-    finally:
-        _EXPEDITED.write_text(before, encoding="ascii")
-
-
 def run(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """Measure everything; return the ratios, and the costs by monitor."""
     monitors = list(MONITORS.values())
@@ -226,13 +214,8 @@ def markdown(documents: Sequence[Row]) -> str:
 
 
 def _head(document: Row) -> str:
-    where, first = document["environment"], document["results"][0]
-    emulated = ", emulated" if where["emulated"] else ""
-    return (
-        f"Kernel {where['kernel']}, {where['cpus']} processors ({where['cpu']}{emulated}), "
-        f"{where['date'][:10]}, load average {where['load_average'][0]}; "
-        f"{first['without']['rounds']} rounds."
-    )
+    rounds = document["results"][0]["without"]["rounds"]
+    return f"{head(document['environment'])}; {rounds} rounds."
 
 
 def _cost_table(rows: Sequence[Row]) -> list[str]:

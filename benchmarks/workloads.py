@@ -21,22 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.calls import COMPILER, Calls, build
 from benchmarks.process import cpu_seconds
+from benchmarks.programs import ProgramError, first_cpu, last_cpu, on_cpu, output_of
 
 DISK = 384 << 20
 FILE = 64 << 20
-PACKAGES = {"sysbench": "sysbench", "fio": "fio", "iperf3": "iperf3", "clang-14": "clang-14",
+PACKAGES = {"sysbench": "sysbench", "fio": "fio", "iperf3": "iperf3", COMPILER: COMPILER,
             "mke2fs": "e2fsprogs", "ip": "iproute2"}  # fmt: skip
-_SOURCE = Path(__file__).with_name("calls.c")
-_BATCH = 0.003  # seconds that a batch of calls takes at least
-_TOLD = 8
 _LINK = ("tc", "qdisc", "add", "dev", "lo", "root", "tbf",
          "rate", "1gbit", "burst", "256k", "latency", "20ms")  # fmt: skip
-_LIMIT = 120  # seconds after which a program hangs
-
-
-class WorkloadError(Exception):
-    """A program is missing, failed, or said something that is not understood."""
 
 
 class Done(NamedTuple):
@@ -95,42 +89,11 @@ def workloads(folder: Path, disk: Path | None = None) -> Iterator[dict[str, Work
         yield {one.name: one for one in found}
 
 
-def output_of(argv: Sequence[str], folder: Path | None = None, cpu: int | None = None) -> str:
-    """Run a program that must succeed, on one processor if that is asked for.
-
-    Raises:
-        WorkloadError: It failed; what it said last is in the message.
-    """
-    done = subprocess.run(
-        [*on_cpu(cpu), *argv], cwd=folder, capture_output=True, text=True, check=False,
-        timeout=_LIMIT, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise WorkloadError(f"{argv[0]} failed: {' '.join(said)}")
-    return done.stdout
-
-
-def on_cpu(cpu: int | None) -> list[str]:
-    """Return what to put before a command to keep it on a processor."""
-    return [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
-
-
-def last_cpu() -> int:
-    """Return the last of the processors that we may use."""
-    return max(os.sched_getaffinity(0))
-
-
-def first_cpu() -> int:
-    """Return the first of the processors that we may use."""
-    return min(os.sched_getaffinity(0))
-
-
 def figure(text: str, label: str) -> float:
-    """Return the number after ``label:`` in what sysbench says. Raises WorkloadError."""
+    """Return the number after ``label:`` in what sysbench says. Raises ProgramError."""
     found = re.search(rf"{re.escape(label)}:\s*([0-9.]+)", text)
     if not found:
-        raise WorkloadError(f"sysbench did not say {label!r}")
+        raise ProgramError(f"sysbench did not say {label!r}")
     return float(found[1])
 
 
@@ -211,7 +174,7 @@ def _fio(words: list[str], cpu: int | None) -> list[dict[str, dict[str, float]]]
         # Before it may come lines for a person.
         jobs: list[dict[str, dict[str, float]]] = json.loads(text[text.index("{") :])["jobs"]
     except (ValueError, LookupError) as error:
-        raise WorkloadError(f"fio said something else: {error}") from None
+        raise ProgramError(f"fio said something else: {error}") from None
     return jobs
 
 
@@ -242,7 +205,7 @@ def _until(holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
-            raise WorkloadError(f"{what} does not get ready")
+            raise ProgramError(f"{what} does not get ready")
         time.sleep(0.01)
 
 
@@ -282,36 +245,21 @@ def _throughput(enter: Sequence[str]) -> Iterator[list[Workload]]:
 
 
 def _calls(folder: Path, files: Path, enter: Sequence[str]) -> list[Workload]:
-    program, path = folder / "calls", files / "byte"
-    output_of(["clang-14", "-O2", "-static", "-nostdlib", "-o", str(program), str(_SOURCE)])
+    own, path = build(folder), files / "byte"
+    inside = replace(own, enter=tuple(enter))
     path.write_bytes(b"x")
     kinds = {"getppid": "g", "read of 1 byte": "r", "write of 1 byte": "w"}
-    requests = functools.partial(_rate_of_calls, [*enter, str(program), "n"], str(path))
+    requests = functools.partial(_rate_of_calls, inside, "n", str(path))
     found = [Workload("small requests", "calls", "requests/s", requests)]
-    for name, what in kinds.items():
-        run = functools.partial(_rate_of_calls, [str(program), what], str(path))
+    for name, letter in kinds.items():
+        run = functools.partial(_rate_of_calls, own, letter, str(path))
         found.append(Workload(name, "calls", "calls/s", run))
-    execute = functools.partial(_rate_of_programs, str(program))
+    execute = functools.partial(_rate_of_programs, str(own.program))
     return [*found, Workload("exec", "calls", "programs/s", execute)]
 
 
-def _rate_of_calls(program: list[str], path: str, seconds: float) -> Done:
-    """Return the rate in the best of many batches: what else a machine does can only add."""
-    calls, best = 1000, 0.0
-    while best < _BATCH:
-        calls *= 4
-        best = _best(program, calls, 1, path)
-    return Done(calls / _best(program, calls, max(3, round(seconds / best)), path))
-
-
-def _best(program: list[str], calls: int, batches: int, path: str) -> float:
-    told = subprocess.run(
-        [*on_cpu(last_cpu()), *program, str(calls), str(batches), path],
-        capture_output=True, check=True, timeout=_LIMIT,
-    ).stdout  # fmt: skip
-    if len(told) != _TOLD:
-        raise WorkloadError(f"{program[-2]} could not work")
-    return int.from_bytes(told, "little") / 1e9
+def _rate_of_calls(calls: Calls, letter: str, path: str, seconds: float) -> Done:
+    return Done(1 / calls.best(letter, path, seconds))
 
 
 def _rate_of_programs(program: str, seconds: float, batch: int = 20) -> Done:

@@ -5,6 +5,8 @@
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
 #include "kernel_types.h"
+/* file_mprotect also asks of a dentry that no argument leads to: see opened_above(). */
+#define TYPED(hook) ((hook) != AEGIS_HOOK_MPROTECT)
 #include "aegis.h"
 #include "maps.h"
 #include "decide.h"
@@ -35,10 +37,10 @@ int BPF_PROG(aegis_file_open, struct file *file, int ret)
  */
 static __always_inline int check_mapping(struct file *file, unsigned long prot, __u8 hook)
 {
-	if (!(prot & PROT_EXEC) || !file || (BPF_CORE_READ(file, f_flags) & FMODE_EXEC))
+	if (!(prot & PROT_EXEC) || !file || (LOAD_IF(TYPED(hook), file, f_flags) & FMODE_EXEC))
 		return 0;
-	return check_file(BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_inode),
-			  OP(EXEC), 0, hook);
+	return check_file(LOAD_IF(TYPED(hook), file, f_path.dentry),
+			  LOAD_IF(TYPED(hook), file, f_inode), OP(EXEC), 0, hook);
 }
 
 SEC("lsm/mmap_file")
@@ -197,7 +199,7 @@ int BPF_PROG(aegis_socket_bind, struct socket *sock, struct sockaddr *address, i
 SEC("lsm/socket_sendmsg")
 int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
 {
-	void *name = BPF_CORE_READ(msg, msg_name);
+	void *name = msg->msg_name;
 	struct sockaddr_any sa;
 	__u16 protocol;
 
@@ -206,9 +208,9 @@ int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int 
 	if (!name)
 		return 0;
 	/* A raw socket of protocol TCP does go where the name says. */
-	protocol = BPF_CORE_READ(sock, sk, sk_protocol);
-	if (protocol_of(protocol) == PROTO_TCP && BPF_CORE_READ(sock, sk, sk_type) == SOCK_STREAM &&
-	    !(BPF_CORE_READ(msg, msg_flags) & MSG_FASTOPEN))
+	protocol = sock->sk->sk_protocol;
+	if (protocol_of(protocol) == PROTO_TCP && sock->sk->sk_type == SOCK_STREAM &&
+	    !(msg->msg_flags & MSG_FASTOPEN))
 		return 0;
 	ret = check_net(sock, name, AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);
 	if (ret || protocol != PROTO_SCTP)

@@ -27,7 +27,7 @@ def accelerated(job: Job, kernel: Installed, environment: Mapping[str, str]) -> 
     wanted = environment.get("AEGIS_VM_ACCEL", "tcg")
     if wanted not in ("tcg", "kvm"):
         raise HarnessError(f"AEGIS_VM_ACCEL={wanted} is unknown", hint="tcg or kvm")
-    if wanted == "tcg":
+    if wanted == "tcg" or job.count:  # only the emulator counts
         return job
     if _remembered(kernel, environment):
         return replace(job, accelerate=True)

@@ -28,6 +28,8 @@ from vmharness.kernels import HarnessError, Installed
 BASE = "/run/aegis-vm"
 CONTROL = f"{BASE}/control"
 TIMED_OUT = 124
+COUNTING = "-icount shift=0"
+"""An instruction takes one nanosecond of the machine's clock, and idling what it takes here."""
 _GUEST = Path(__file__).with_name("guest.py")
 _POLL_SECONDS = 0.05
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,6 +50,7 @@ class Job:
         keep: Host folders it reads, which must stay visible if they are below /tmp or /run.
         environment: The command's whole environment, on top of PATH, HOME and the kernel's name.
         accelerate: Use KVM.
+        count: Have the emulator count instructions, and the machine's clock go by them alone.
         verbose: Show the kernel's console on stderr.
     """
 
@@ -61,6 +64,7 @@ class Job:
     keep: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     accelerate: bool = False
+    count: bool = False
     verbose: bool = False
 
 
@@ -79,6 +83,8 @@ def vng_arguments(vng: str, kernel: Installed, job: Job, control: Path) -> list[
     arguments = [vng, "--verbose", "--force-9p", "--disable-monitor", "--user", "root"]
     if not job.accelerate:
         arguments.append("--disable-kvm")
+    if job.count:
+        arguments.append(f"--qemu-opts={COUNTING}")
     arguments += ["--run", str(kernel.image), "--cpus", str(job.cpus), "--memory", job.memory]
     # virtme-ng takes "guest=host" to mean two paths; the guest's own are fixed and free of "=".
     arguments.append(f"--rwdir={CONTROL}={control}")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis_tools.monitors.registry import MONITORS
-from benchmarks import agent, fleet, measure, monitors, process, workloads
+from benchmarks import agent, environment, fleet, measure, monitors, process, programs, workloads
 
 TIMES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=30)
 
@@ -200,7 +200,7 @@ def test_a_monitor_s_cost_is_what_its_programs_took_meanwhile() -> None:
 
 def test_saved_results_become_tables() -> None:
     cost = monitors.cost_of(monitor_facts(10, 1000), monitor_facts(30, 9000), 2.0)
-    document = {"environment": measure.environment(), "results": [monitor_row([97.0])],
+    document = {"environment": environment.environment(), "results": [monitor_row([97.0])],
                 "costs": [cost]}  # fmt: skip
     lines = monitors.markdown([json.loads(json.dumps(document))]).splitlines()
     assert (
@@ -212,5 +212,5 @@ def test_saved_results_become_tables() -> None:
 
 def test_a_figure_that_is_not_said_is_an_error() -> None:
     assert workloads.figure("  events per second:   12.50\n", "events per second") == 12.5
-    with pytest.raises(workloads.WorkloadError, match="did not say"):
+    with pytest.raises(programs.ProgramError, match="did not say"):
         workloads.figure("", "events per second")

@@ -284,6 +284,14 @@ def test_a_missing_kernel_says_how_to_get_it(tmp_path: Path) -> None:
     assert caught.value.hint == "scripts/fetch-kernels 6.1"
 
 
+def test_instructions_are_counted_by_the_emulator_where_they_are_asked_for(tmp_path: Path) -> None:
+    kernel, job = cached(tmp_path), Job(("true",), count=True)
+    assert "--qemu-opts=-icount shift=0" in vng_arguments("vng", kernel, job, tmp_path)
+    plain = vng_arguments("vng", kernel, Job(("true",)), tmp_path)
+    assert not any("icount" in word for word in plain)
+    assert not accelerated(job, kernel, {"AEGIS_VM_ACCEL": "kvm"}).accelerate
+
+
 def test_emulation_is_the_default_and_an_unknown_accelerator_an_error(tmp_path: Path) -> None:
     kernel, job = cached(tmp_path), Job(("true",))
     assert accelerated(job, kernel, {}) == job
