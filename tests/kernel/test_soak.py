@@ -20,7 +20,7 @@ from aegis_tools.control.lock import locked
 from aegis_tools.errors import NotLoadedError, StateError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.soak import begin, canary, columns, plan, reading, running
+from aegis_tools.soak import begin, canary, columns, plan, reading, running, work
 from aegis_tools.soak.folder import folder
 from aegis_tools.soak.plan import Wanted
 
@@ -130,6 +130,24 @@ def test_a_load_in_the_place_of_another_takes_the_rule_and_is_no_miss(host: Host
     assert begun.kinds() == ["mode", "mode", "rule-restored"]
 
 
+def test_a_load_between_two_turns_takes_the_rule_and_is_no_miss(host: Host) -> None:
+    begun = Begun(host.paths)
+    host("reset")
+    loader.load(Pins(host.paths.pins), NO_LSM, loader.LoadOptions())
+    assert begun.step().made.sample.canary == "ok"  # type: ignore[union-attr]
+    assert begun.kinds() == ["rule-restored"]
+
+
+def test_a_beginning_that_fails_leaves_nothing(host: Host) -> None:
+    made = plan.plan(host.paths, Wanted("shadow", 600, foreground=True))
+    host("config", "set", "disabled", "on")
+    with pytest.raises(StateError, match="the soak cannot begin"):
+        begin.begin(host.paths, made)
+    assert reading.soaks(host.paths) == []
+    assert not host.paths.soak_running.exists()
+    assert manual_rules(host) == []
+
+
 def test_a_canary_that_somebody_removed_is_put_back(host: Host) -> None:
     begun = Begun(host.paths)
     canary.path_of(begun.at.path).unlink()
@@ -221,6 +239,8 @@ def test_stress_reads_what_rules_deny_at_a_bounded_rate_and_spares_the_canary(
     assert 50 < sum(last.values()) <= 11 * 100
     assert {one.canary for one in soak.samples} == {"ok"}
     assert b"has ended: " in out
+    Begun(host.paths)
+    assert work.denied_files(host.paths) == [str(files["a"]), str(files["b"])]
 
 
 def worker_of(pid: int) -> int:
