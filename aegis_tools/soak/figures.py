@@ -116,7 +116,7 @@ class Cover:
 
 @dataclass(frozen=True)
 class Denials:
-    """What was denied.
+    """What was denied, but for the canary.
 
     Attributes:
         blocks: Denials that the kernel counted.
@@ -307,22 +307,26 @@ def _slower(clock: Clock, rows: Sequence[Sample], confidence: float) -> Change |
 
 
 def _denials(soak: Soak) -> Denials:
-    blocks = sum(segments.deltas(soak.samples, lambda one: one.blocks))
-    by_rule = denied(soak.settings.started, soak.hits, lambda one: one.blocks)
-    expected = set(soak.settings.expected)
+    """Count what was denied but the canary, which is in the kernel's counter and in no rule's."""
+    rows = soak.samples
+    tries = sum(row.canary == "ok" for row in rows[1:])
+    blocks = sum(segments.deltas(rows, lambda one: one.blocks)) - tries
+    first = max(soak.settings.started, rows[0].timestamp if rows else 0.0)
+    by_rule = denied(first, soak.hits, lambda one: one.blocks)
+    told, expected = sum(by_rule.values()), set(soak.settings.expected)
     unexpected = [(rule, n) for rule, n in by_rule.items() if n and rule not in expected]
     return Denials(
-        blocks=max(blocks, sum(by_rule.values())),
+        blocks=max(0, blocks, told),
         unexpected=tuple(sorted(unexpected, key=lambda one: (-one[1], one[0]))),
-        untold=max(0, blocks - sum(by_rule.values())),
+        untold=max(0, blocks - told),
     )
 
 
-def denied(started: float, hits: Sequence[Hit], value: Callable[[Hit], int]) -> dict[str, int]:
+def denied(first: float, hits: Sequence[Hit], value: Callable[[Hit], int]) -> dict[str, int]:
     """Return how often each rule has matched since the soak began.
 
     Args:
-        started: When it began, Unix seconds: the first rows, until then, tell what was there
+        first: When its first turn was, Unix seconds: the rows until then tell what was there
             before.
         hits: The rows, oldest first.
         value: Which of the two counters.
@@ -332,7 +336,7 @@ def denied(started: float, hits: Sequence[Hit], value: Callable[[Hit], int]) -> 
     begun = False  # from then on the wall clock may be set back as far as it likes
     for hit in hits:
         now = value(hit)
-        begun = begun or hit.timestamp > started
+        begun = begun or hit.timestamp > first
         if begun:
             known = before.get(hit.rule, 0)
             found[hit.rule] += now if now < known else now - known
