@@ -37,6 +37,8 @@ SPARE = 0.5
 rhythm does to seven days is not in that interval.
 """
 FEW_ENTRIES = 20
+FEW_UNTOLD = 5
+"""Denials between the reading of two counters, of which no rule's row tells yet."""
 OTHER_LOAD = 1.5
 """A load average so many times as high, or as low, explains another speed."""
 
@@ -318,7 +320,7 @@ def _false_positives(soak: Soak, figures: Figures) -> Criterion:
         found = kind.found(PASS, f"not one of {denials.blocks}", rows, 0.0)
     else:
         found = kind.within(share, WRONG, rows, why)
-    if found.status == PASS and 100 * denials.untold > WRONG * denials.blocks:
+    if found.status == PASS and denials.untold > FEW_UNTOLD:
         why = f"no row tells which rules {denials.untold} of {denials.blocks} denials are of"
         return replace(found, status=INCONCLUSIVE, why=why)
     return found

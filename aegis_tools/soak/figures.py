@@ -116,7 +116,7 @@ class Cover:
 
 @dataclass(frozen=True)
 class Denials:
-    """What was denied.
+    """What was denied, but for the canary.
 
     Attributes:
         blocks: Denials that the kernel counted.
@@ -307,16 +307,17 @@ def _slower(clock: Clock, rows: Sequence[Sample], confidence: float) -> Change |
 
 
 def _denials(soak: Soak) -> Denials:
-    tried = sum(one.canary == "ok" and one.mode == "enforce" for one in soak.samples[1:])
-    # Its rows leave the canary's rule out, its counter cannot.
-    blocks = sum(segments.deltas(soak.samples, lambda one: one.blocks)) - tried
+    """Count what was denied but the canary, which is in the kernel's counter and in no rule's."""
+    rows = soak.samples
+    tries = sum(row.canary == "ok" and row.mode == "enforce" for row in rows[1:])
+    blocks = sum(segments.deltas(rows, lambda one: one.blocks)) - tries
     by_rule = denied(soak.first, soak.hits, lambda one: one.blocks)
-    expected = set(soak.settings.expected)
+    told, expected = sum(by_rule.values()), set(soak.settings.expected)
     unexpected = [(rule, n) for rule, n in by_rule.items() if n and rule not in expected]
     return Denials(
-        blocks=max(blocks, sum(by_rule.values())),
+        blocks=max(0, blocks, told),
         unexpected=tuple(sorted(unexpected, key=lambda one: (-one[1], one[0]))),
-        untold=max(0, blocks - sum(by_rule.values())),
+        untold=max(0, blocks - told),
     )
 
 
@@ -324,7 +325,7 @@ def denied(first: float, hits: Sequence[Hit], value: Callable[[Hit], int]) -> di
     """Return how often each rule has matched since the soak began.
 
     Args:
-        first: When the first turn was made, Unix seconds: rows until then tell what was there
+        first: When its first turn was, Unix seconds: the rows until then tell what was there
             before.
         hits: The rows, oldest first.
         value: Which of the two counters.

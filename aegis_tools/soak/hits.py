@@ -1,7 +1,8 @@
 """What each rule has matched: ``hits.csv``, a row for each rule whose counters changed in a turn.
 
 The counters are those of the kernel: they begin again when a policy is applied. What rules had
-matched before the soak began is in rows of that second; a rule that has none began at zero.
+matched before the soak began is in the rows of its first turn; a rule that has none began at zero.
+The rule of the canary is in no row.
 """
 
 from __future__ import annotations

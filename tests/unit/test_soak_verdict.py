@@ -236,52 +236,46 @@ def test_a_host_that_becomes_slower_fails_unless_its_load_explains_it() -> None:
     assert statuses(soak(change=loaded)) == {"slowness": INCONCLUSIVE}
 
 
-RULE = "path:/srv/secret"
-
-
 def hit(after: int, rule: str, blocks: int) -> Hit:
     return Hit(int(BEGUN) + after, rule, blocks, 0)
 
 
-BLOCKED = each(lambda at, _: {"blocks": 2 * at + 1000})
-"""Two a turn: one of them is the canary's own."""
+def enforced(*hits: Hit, denials: int = 0) -> Soak:
+    """Return a soak with so many denials besides those of the canary, one a turn."""
+    of = settings("enforce", expected=("known",))
+    after = each(lambda at, _: {"blocks": at + 1000 + (denials if at > 300 else 0)})
+    return soak(of=of, change=after, hits=hits)
 
 
-def enforced(*hits: Hit) -> Soak:
-    of = settings("enforce", expected=(RULE,))
-    return soak(of=of, change=BLOCKED, hits=hits)
+def test_what_only_the_canary_met_is_no_denial() -> None:
+    assert criterion(judge(enforced()), "false_positives").why == "nothing was denied"
+    assert statuses(enforced()) == {}
 
 
 def test_denials_that_were_expected_are_no_false_positives() -> None:
-    found = enforced(hit(0, RULE, 985), hit(0, "old", 500), hit(90_000, RULE, 3000))
+    found = enforced(hit(300, "known", 985), hit(300, "old", 500), hit(90_300, "known", 1185),
+                     denials=200)  # fmt: skip
     assert statuses(found) == {}
-
-
-def test_the_canary_s_own_denials_are_none_of_a_rule() -> None:
-    tried = soak("enforce", change=each(lambda at, _: {"blocks": at + 1000}))
-    assert statuses(tried) == {}
-    untried = each(lambda at, _: {"blocks": at + 1000, "canary": "none"})
-    found = judge(soak("enforce", change=untried))
-    assert criterion(found, "false_positives").status == INCONCLUSIVE
 
 
 def test_denials_that_nobody_expected_fail_and_are_named() -> None:
-    verdict = judge(enforced(hit(90_000, RULE, 1900), hit(90_000, "web,1", 115)))
+    hits = (hit(90_300, "known", 1900), hit(90_300, "web,1", 100))
+    verdict = judge(enforced(*hits, denials=2000))
     found = criterion(verdict, "false_positives")
     assert found.status == FAIL
-    assert found.value == pytest.approx(100 * 115 / 2015)
-    assert "web,1 (115)" in found.why
+    assert found.value == pytest.approx(5)
+    assert "web,1 (100)" in found.why
 
 
 def test_denials_of_which_no_rule_is_known_prove_nothing() -> None:
-    assert statuses(enforced(hit(90_000, RULE, 1000))) == {"false_positives": INCONCLUSIVE}
+    found = enforced(hit(90_300, "known", 1900), denials=2000)
+    assert statuses(found) == {"false_positives": INCONCLUSIVE}
+    assert statuses(enforced(hit(90_300, "known", 1997), denials=2000)) == {}
 
 
 def test_a_rule_s_counter_may_begin_again_and_the_wall_clock_be_set_back() -> None:
-    found = enforced(
-        hit(0, RULE, 50), hit(400, RULE, 1050), hit(-90_000, RULE, 1015)
-    )  # fmt: skip
-    assert statuses(found) == {}
+    hits = (hit(300, "known", 50), hit(400, "known", 1050), hit(-90_000, "known", 1000))
+    assert statuses(enforced(*hits, denials=2000)) == {}
 
 
 def test_another_policy_or_mode_for_long_proves_nothing() -> None:
