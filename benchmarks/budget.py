@@ -32,8 +32,8 @@ from benchmarks.rulesets import ALL, CAPACITIES, Place, places, ruleset
 from benchmarks.sandbox import empty_sandbox, sandbox
 
 MANY = 1000
-CALLS = ("open", "connect", "send")
-"""Of which the kernel does as much each time; a bind looks for who else is bound."""
+CALLS = ("open", "send")
+"""Of which the kernel does as much each time; connect and bind look for who else has a port."""
 POLICIES = (
     ("no rule", ALL, 0), ("inode", "inode", 1), ("name", "name", 1), ("directory", "directory", 1),
     ("cidr", "cidr", 1), ("port", "port", 1),

@@ -25,8 +25,8 @@ def test_the_longest_begin_first(tmp_path: Path) -> None:
     first = ["system image", "vm 6.1", "vm 7.2", "molecule image", "kernel fleets", "kernel"]
     assert names[:6] == first
     assert [name.split()[0] for name in names[6:8]] == ["molecule", "system"]
-    assert {name.split()[0] for name in names[7:-3]} == {"system"}
-    assert names[-3:] == ["counted 6.1", "counted 7.2", "unit"]
+    assert {name.split()[0] for name in names[7:-2]} == {"system"}
+    assert names[-2:] == ["counted 7.2", "unit"]
 
 
 def test_what_takes_long_is_run_when_it_is_asked_for_and_only_then(tmp_path: Path) -> None:
@@ -60,10 +60,10 @@ def test_only_what_was_asked_for_is_run(tmp_path: Path) -> None:
     assert [job.name for job in stage.jobs] == ["vm 6.1", "vm 7.2", "kernel fleets", "kernel"]
 
 
-def test_instructions_are_counted_on_every_kernel(tmp_path: Path) -> None:
-    (stage,) = stages(("counted",), tmp_path, KERNELS)
-    assert [job.argv[-3:] for job in stage.jobs] == [("--icount", "--kernel", k) for k in KERNELS]
-    assert [job.results.name for job in stage.jobs] == ["counted-6.1.xml", "counted-7.2.xml"]
+def test_instructions_are_counted_on_some_kernels(tmp_path: Path) -> None:
+    (stage,) = stages(("counted",), tmp_path, ("5.10", *KERNELS))
+    assert [job.argv[-3:] for job in stage.jobs] == [("--icount", "--kernel", "7.2")]
+    assert [job.results.name for job in stage.jobs] == ["counted-7.2.xml"]
 
 
 def test_a_kind_without_a_command_is_told_and_not_forgotten(tmp_path: Path) -> None:
