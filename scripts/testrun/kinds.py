@@ -103,9 +103,10 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
         return [
             job for job in found if kind == ("long" if job.name in LONG else job.name.split()[0])
         ]
-    vm = (python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}")
+    vm = [python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}"]
     if kind == "counted":
-        vm, kernels = (*vm, "--icount"), [name for name in kernels if name in COUNTED]
+        vm.append("--icount")
+        kernels = [name for name in kernels if name in COUNTED]
     return [
         Job(f"{kind} {name}", (*vm, "--kernel", name), results / f"{kind}-{name}.xml", quiet=True)
         for name in kernels
