@@ -171,13 +171,13 @@ def prepare(machine: Machine, scenario: str) -> None:
     lines = "\n".join(SECRETS)
     machine.put(POLICY, f"version=1\n[deny_path]\n{lines}\n")
     machine.aegis("policy", "apply", POLICY)
-    machine.run("aegisbpf service install --now", seconds=300)
+    machine.run("aegisbpf service install --now", seconds=PATIENCE_SECONDS)
     machine.aegis("mode", "enforce" if scenario == "enforce" else "audit")
 
 
 def begin(machine: Machine, wanted: Wanted) -> Running:
     """Begin a soak on a machine that is as it wants it."""
-    answer = machine.aegis(*wanted.command(), seconds=300)
+    answer = machine.aegis(*wanted.command(), seconds=PATIENCE_SECONDS)
     assert answer["first"]["sample"]["canary"] == "ok", answer
     if wanted.workload != "none":
         limit(machine, wanted.cpu_percent)
