@@ -199,7 +199,7 @@ int BPF_PROG(aegis_socket_bind, struct socket *sock, struct sockaddr *address, i
 SEC("lsm/socket_sendmsg")
 int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
 {
-	void *name = msg->msg_name;
+	void *name = BPF_CORE_READ(msg, msg_name);
 	struct sockaddr_any sa;
 	__u16 protocol;
 
@@ -208,9 +208,9 @@ int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int 
 	if (!name)
 		return 0;
 	/* A raw socket of protocol TCP does go where the name says. */
-	protocol = sock->sk->sk_protocol;
-	if (protocol_of(protocol) == PROTO_TCP && sock->sk->sk_type == SOCK_STREAM &&
-	    !(msg->msg_flags & MSG_FASTOPEN))
+	protocol = BPF_CORE_READ(sock, sk, sk_protocol);
+	if (protocol_of(protocol) == PROTO_TCP && BPF_CORE_READ(sock, sk, sk_type) == SOCK_STREAM &&
+	    !(BPF_CORE_READ(msg, msg_flags) & MSG_FASTOPEN))
 		return 0;
 	ret = check_net(sock, name, AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);
 	if (ret || protocol != PROTO_SCTP)
