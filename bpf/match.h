@@ -12,20 +12,9 @@
 
 struct slot {
 	__u32 index;
-	__u16 kinds;
-	__u16 walk;
-	__u64 typed; /* see LOAD; of 8 bytes, where 5.10 remembers a constant, too */
+	__u32 kinds;
+	__u32 walk;
 };
-
-/*
- * A member of what a pointer leads to. The verifier knows the types of a hook's arguments and of
- * what they lead to, and takes a plain load, an instruction or two; from any other pointer only a
- * helper reads, at sixty. Which it is is a constant when the program is verified: the other half is
- * removed as dead code.
- */
-#define LOAD_IF(typed, pointer, ...)                                                               \
-	((typed) ? ___arrow(pointer, __VA_ARGS__) : BPF_CORE_READ(pointer, __VA_ARGS__))
-#define LOAD(s, pointer, ...) LOAD_IF((s)->typed, pointer, __VA_ARGS__)
 
 /* The strictest rule found so far. */
 struct match {
@@ -95,10 +84,10 @@ static __always_inline void consider_file(struct match *m, const struct slot *s,
 		consider(m, s, e->rule[AEGIS_OP_MODIFY], AEGIS_OP_MODIFY);
 }
 
-static __always_inline void key_of(const struct slot *s, struct inode_key *key, struct inode *inode)
+static __always_inline void key_of(struct inode_key *key, struct inode *inode)
 {
-	key->ino = LOAD(s, inode, i_ino);
-	key->dev = LOAD(s, inode, i_sb, s_dev);
+	key->ino = BPF_CORE_READ(inode, i_ino);
+	key->dev = BPF_CORE_READ(inode, i_sb, s_dev);
 	key->pad = 0;
 }
 
@@ -109,29 +98,28 @@ static __always_inline struct file_entry *entry_of(void *outer, const struct slo
 	struct inode_key key;
 	struct file_entry *e;
 
-	key_of(s, &key, inode);
+	key_of(&key, inode);
 	e = slot_lookup(outer, s, &key);
 	if (e && !(e->flags & AEGIS_ANY_GENERATION) &&
-	    e->generation != LOAD(s, inode, i_generation))
+	    e->generation != BPF_CORE_READ(inode, i_generation))
 		return 0;
 	return e;
 }
 
 /* Own function: the key takes more than half of the stack a program has. */
-static __noinline struct file_entry *name_entry(const struct slot *s, struct dentry *dentry,
-						struct inode *dir)
+static __noinline struct file_entry *name_entry(struct dentry *dentry, struct inode *dir,
+						__u32 slot)
 {
+	struct slot s = { .index = slot };
 	struct name_key key;
 	struct file_entry *e;
 
-	if (!s)
-		return 0;
 	__builtin_memset(&key, 0, sizeof(key));
-	key.ino = LOAD(s, dir, i_ino);
-	key.dev = LOAD(s, dir, i_sb, s_dev);
-	key.len = LOAD(s, dentry, d_name.len);
-	bpf_probe_read_kernel_str(key.name, sizeof(key.name), LOAD(s, dentry, d_name.name));
-	e = slot_lookup(&deny_path_map, s, &key);
+	key.ino = BPF_CORE_READ(dir, i_ino);
+	key.dev = BPF_CORE_READ(dir, i_sb, s_dev);
+	key.len = BPF_CORE_READ(dentry, d_name.len);
+	bpf_probe_read_kernel_str(key.name, sizeof(key.name), BPF_CORE_READ(dentry, d_name.name));
+	e = slot_lookup(&deny_path_map, &s, &key);
 	return e;
 }
 
@@ -152,14 +140,14 @@ static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry 
 	for (__u32 level = 0; level <= AEGIS_MAX_DEPTH; level++) {
 		if (level > s->walk || m->enforce)
 			return 0;
-		inode = LOAD(s, dentry, d_inode);
-		if (!level && inode && (LOAD(s, inode, i_mode) & S_IFMT) != S_IFDIR)
+		inode = BPF_CORE_READ(dentry, d_inode);
+		if (!level && inode && (BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFDIR)
 			inode = 0; /* a file is below directories, it is none */
 		e = inode ? entry_of(&deny_dir_map, s, inode) : 0;
 		if (e && e->depth && e->depth >= level)
 			consider_file(m, s, e, ops);
 		ops |= below;
-		parent = LOAD(s, dentry, d_parent);
+		parent = BPF_CORE_READ(dentry, d_parent);
 		if (!parent || parent == dentry)
 			return 0;
 		dentry = parent;
@@ -184,10 +172,10 @@ static __always_inline void find_file(struct found *f, const struct slot *s, str
 		f->inode = entry_of(&deny_inode_map, s, inode);
 	if (!(s->kinds & AEGIS_KIND_PATH))
 		return;
-	dir = LOAD(s, dentry, d_parent, d_inode);
+	dir = BPF_CORE_READ(dentry, d_parent, d_inode);
 	parent = dir ? entry_of(&deny_dir_map, s, dir) : 0;
 	if (parent && (parent->flags & AEGIS_DIR_HAS_NAMES))
-		f->name = name_entry(s, dentry, dir);
+		f->name = name_entry(dentry, dir, s->index);
 }
 
 static __always_inline int enforces(const struct slot *s, __u64 uid)

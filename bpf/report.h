@@ -82,16 +82,16 @@ static __noinline int cgroup_allowed(__u32 slot)
 	return 0;
 }
 
-static __always_inline int survives(const struct slot *s, struct inode *inode)
+static __always_inline int survives(struct inode *inode)
 {
 	struct inode_key key;
 	__u32 *generation;
 
 	if (!inode)
 		return 0;
-	key_of(s, &key, inode);
+	key_of(&key, inode);
 	generation = bpf_map_lookup_elem(&survival_allowlist, &key);
-	return generation && *generation == LOAD(s, inode, i_generation);
+	return generation && *generation == BPF_CORE_READ(inode, i_generation);
 }
 
 static __always_inline int sampled_out(void)

@@ -40,19 +40,17 @@ class Job(NamedTuple):
     waits: bool = False
 
 
-KINDS = ("check", "unit", "kernel", "vm", "counted", "system", "molecule", "long")
+KINDS = ("check", "unit", "kernel", "vm", "system", "molecule", "long")
 LONG = (
     "molecule boot", "molecule rollout", "molecule runbook",
     "system demo", "system incident", "system kernel_upgrade",
 )  # fmt: skip
 """What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
-COUNTED = ("6.12", "7.2")
-"""Kernels on which instructions are counted: a call's differ little from one to the next."""
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
 WAITING = ("kernel fleets", "system soak", "system soaks")
 """What waits more than it works."""
-TOGETHER = ("vm", "kernel", "molecule", "system", "long", "counted", "unit")
+TOGETHER = ("vm", "kernel", "molecule", "system", "long", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
 
@@ -104,9 +102,6 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
             job for job in found if kind == ("long" if job.name in LONG else job.name.split()[0])
         ]
     vm = [python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}"]
-    if kind == "counted":
-        vm.append("--icount")
-        kernels = [name for name in kernels if name in COUNTED]
     return [
         Job(f"{kind} {name}", (*vm, "--kernel", name), results / f"{kind}-{name}.xml", quiet=True)
         for name in kernels
