@@ -43,7 +43,7 @@ class Job(NamedTuple):
 KINDS = ("check", "unit", "kernel", "vm", "system", "molecule", "long")
 LONG = (
     "molecule boot", "molecule rollout", "molecule runbook",
-    "system demo", "system incident", "system kernel_upgrade",
+    "system demo", "system incident", "system kernel_upgrade", "system soak", "system soaks",
 )  # fmt: skip
 """What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")

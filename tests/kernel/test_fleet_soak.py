@@ -143,7 +143,7 @@ def soaking(controller: Controller, number: int) -> Iterator[None]:
     ) as process:  # fmt: skip
         try:
             end = time.monotonic() + 60
-            while not controller.on(number, "soak", "status")["running"]:
+            while not controller.on(number, "soak", "status").get("running"):
                 assert process.poll() is None, process.stdout and process.stdout.read()
                 assert time.monotonic() < end
             yield
