@@ -49,7 +49,7 @@ LONG = (
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
 WAITING = ("kernel fleets", "kernel", "system soak", "system soaks")
-"""What waits more than it works: it takes a quarter of a processor, or less."""
+"""What waits more than it works."""
 WAITING_AT_ONCE = 2
 TOGETHER = ("vm", "kernel", "molecule", "system", "long", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
