@@ -133,6 +133,11 @@ def read_soak(paths: Paths, identifier: str, *, clock: Callable[[], float] = tim
     if not ID.fullmatch(identifier) or at.path.is_symlink() or not at.path.is_dir():
         raise StateError(f"there is no soak {files.printable(identifier, 80)}", hint=_LIST)
     problems: list[str] = []
+    if running(paths) == identifier and not files.exists(at.settings):
+        raise StateError(
+            f"the soak {identifier} is beginning just now",
+            hint="look again in a moment; if it was killed, `aegisbpf soak stop` takes it away",
+        )
     settings = _settings(at.settings, identifier)
     samples, found = columns.parse(_text(at.samples, columns.MAX_BYTES, "samples of the soak"))
     problems += found

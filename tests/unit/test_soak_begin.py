@@ -94,6 +94,12 @@ def test_a_beginning_that_was_killed_is_no_soak(host: Host) -> None:
     assert not host.paths.soak_running.exists()
 
 
+def test_who_asks_while_a_soak_begins_is_told_so(host: Host) -> None:
+    host.at.settings.unlink()
+    with pytest.raises(StateError, match="is beginning just now"):
+        status.read(host.paths, status.wanted(host.paths, ""))
+
+
 def test_what_is_wrong_with_the_rest_keeps_no_soak_from_ending(host: Host) -> None:
     host.turns(2)
     host.at.report_html.mkdir()
