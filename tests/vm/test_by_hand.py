@@ -15,7 +15,7 @@ from aegis_tools.paths import Paths
 Command = Callable[..., None]
 
 # The oldest and the newest kernel: what the hooks answer is tried on all of them elsewhere.
-pytestmark = pytest.mark.once("5.10", "7.2")
+pytestmark = pytest.mark.once("7.2")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from aegis_tools.kernel.layout import Config
 from aegis_tools.paths import Paths
 
 # The oldest and the newest kernel: most of it is about programs.
-pytestmark = pytest.mark.once("5.10", "7.2")
+pytestmark = pytest.mark.once("5.10")
 
 WITHIN = 8
 DAY = 86400
