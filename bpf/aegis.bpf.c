@@ -5,6 +5,8 @@
 #include <bpf/bpf_tracing.h>
 #include <bpf/bpf_core_read.h>
 #include "kernel_types.h"
+/* file_mprotect also asks of a dentry that no argument leads to: see opened_above(). */
+#define TYPED(hook) ((hook) != AEGIS_HOOK_MPROTECT)
 #include "aegis.h"
 #include "maps.h"
 #include "decide.h"
@@ -35,10 +37,10 @@ int BPF_PROG(aegis_file_open, struct file *file, int ret)
  */
 static __always_inline int check_mapping(struct file *file, unsigned long prot, __u8 hook)
 {
-	if (!(prot & PROT_EXEC) || !file || (BPF_CORE_READ(file, f_flags) & FMODE_EXEC))
+	if (!(prot & PROT_EXEC) || !file || (LOAD(TYPED(hook), file, f_flags) & FMODE_EXEC))
 		return 0;
-	return check_file(BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_inode),
-			  OP(EXEC), 0, hook);
+	return check_file(LOAD(TYPED(hook), file, f_path.dentry),
+			  LOAD(TYPED(hook), file, f_inode), OP(EXEC), 0, hook);
 }
 
 SEC("lsm/mmap_file")

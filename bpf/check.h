@@ -6,6 +6,11 @@
 #ifndef AEGIS_CHECK_H
 #define AEGIS_CHECK_H
 
+/* Whether the verifier knows the types of a file hook's pointers. */
+#ifndef TYPED
+#define TYPED(hook) 0
+#endif
+
 #define EPERM 1
 #define SOCK_RAW 3
 #define LISTED_MAX 32 /* addresses of one list, control messages of one send */
@@ -42,7 +47,7 @@ static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u
 				 __u8 hook)
 {
 	struct match m = {};
-	struct slot s = {};
+	struct slot s = { .typed = TYPED(hook) };
 
 	if (!slot_of(&s, AEGIS_KINDS_FILE))
 		return 0;
@@ -52,7 +57,7 @@ static __noinline int check_file(struct dentry *dentry, struct inode *inode, __u
 
 static __always_inline int check_dentry(struct dentry *dentry, __u32 ops, int move, __u8 hook)
 {
-	return check_file(dentry, BPF_CORE_READ(dentry, d_inode), ops, move, hook);
+	return check_file(dentry, LOAD(TYPED(hook), dentry, d_inode), ops, move, hook);
 }
 
 /* address is in kernel memory, in a buffer that holds any sockaddr. */

@@ -29,6 +29,7 @@ struct qstr {
 struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
+	struct super_block *d_sb;
 	struct inode *d_inode;
 } CORE;
 

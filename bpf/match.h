@@ -12,9 +12,20 @@
 
 struct slot {
 	__u32 index;
-	__u32 kinds;
-	__u32 walk;
+	__u16 kinds;
+	__u16 walk;
+	__u64 typed; /* see LOAD; of 8 bytes, where 5.10 remembers a constant, too */
 };
+
+/*
+ * A member of what a pointer leads to. The verifier knows the types of a hook's arguments and of
+ * what they lead to, and takes a plain load, an instruction or two; from any other pointer only a
+ * helper reads, at sixty. Which it is is a constant when the program is verified: the other half is
+ * removed as dead code. Where a loop goes from pointer to pointer the helper reads: Linux 7.2 would
+ * go through every turn for every type of pointer that may come out of the one before.
+ */
+#define LOAD(typed, pointer, ...)                                                                  \
+	((typed) ? ___arrow(pointer, __VA_ARGS__) : BPF_CORE_READ(pointer, __VA_ARGS__))
 
 /* The strictest rule found so far. */
 struct match {
@@ -84,42 +95,38 @@ static __always_inline void consider_file(struct match *m, const struct slot *s,
 		consider(m, s, e->rule[AEGIS_OP_MODIFY], AEGIS_OP_MODIFY);
 }
 
-static __always_inline void key_of(struct inode_key *key, struct inode *inode)
-{
-	key->ino = BPF_CORE_READ(inode, i_ino);
-	key->dev = BPF_CORE_READ(inode, i_sb, s_dev);
-	key->pad = 0;
-}
-
-/* An inode number that another file has now must not match. */
+/*
+ * An inode number that another file has now must not match. All directories above a dentry are of
+ * its superblock, so their device is asked for once.
+ */
 static __always_inline struct file_entry *entry_of(void *outer, const struct slot *s,
-						   struct inode *inode)
+						   struct inode *inode, __u32 dev, __u64 typed)
 {
-	struct inode_key key;
+	struct inode_key key = { .ino = LOAD(typed, inode, i_ino), .dev = dev };
 	struct file_entry *e;
 
-	key_of(&key, inode);
 	e = slot_lookup(outer, s, &key);
 	if (e && !(e->flags & AEGIS_ANY_GENERATION) &&
-	    e->generation != BPF_CORE_READ(inode, i_generation))
+	    e->generation != LOAD(typed, inode, i_generation))
 		return 0;
 	return e;
 }
 
 /* Own function: the key takes more than half of the stack a program has. */
-static __noinline struct file_entry *name_entry(struct dentry *dentry, struct inode *dir,
-						__u32 slot)
+static __noinline struct file_entry *name_entry(const struct slot *s, struct dentry *dentry,
+						struct inode *dir, __u32 dev)
 {
-	struct slot s = { .index = slot };
 	struct name_key key;
 	struct file_entry *e;
 
+	if (!s)
+		return 0;
 	__builtin_memset(&key, 0, sizeof(key));
-	key.ino = BPF_CORE_READ(dir, i_ino);
-	key.dev = BPF_CORE_READ(dir, i_sb, s_dev);
-	key.len = BPF_CORE_READ(dentry, d_name.len);
-	bpf_probe_read_kernel_str(key.name, sizeof(key.name), BPF_CORE_READ(dentry, d_name.name));
-	e = slot_lookup(&deny_path_map, &s, &key);
+	key.ino = LOAD(s->typed, dir, i_ino);
+	key.dev = dev;
+	key.len = LOAD(s->typed, dentry, d_name.len);
+	bpf_probe_read_kernel_str(key.name, sizeof(key.name), LOAD(s->typed, dentry, d_name.name));
+	e = slot_lookup(&deny_path_map, s, &key);
 	return e;
 }
 
@@ -134,16 +141,18 @@ static __noinline int match_dirs(struct match *m, struct slot *s, struct dentry 
 	struct dentry *parent;
 	struct file_entry *e;
 	struct inode *inode;
+	__u32 dev;
 
 	if (!m || !s)
 		return 0;
+	dev = LOAD(s->typed, dentry, d_sb, s_dev);
 	for (__u32 level = 0; level <= AEGIS_MAX_DEPTH; level++) {
 		if (level > s->walk || m->enforce)
 			return 0;
 		inode = BPF_CORE_READ(dentry, d_inode);
 		if (!level && inode && (BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFDIR)
 			inode = 0; /* a file is below directories, it is none */
-		e = inode ? entry_of(&deny_dir_map, s, inode) : 0;
+		e = inode ? entry_of(&deny_dir_map, s, inode, dev, 0) : 0;
 		if (e && e->depth && e->depth >= level)
 			consider_file(m, s, e, ops);
 		ops |= below;
@@ -166,16 +175,20 @@ static __always_inline void find_file(struct found *f, const struct slot *s, str
 {
 	struct file_entry *parent;
 	struct inode *dir;
+	__u32 dev;
 
 	f->inode = f->name = 0;
+	/* Its own superblock: a file of an overlay has the dentry above and the inode below. */
 	if (inode && (s->kinds & AEGIS_KIND_INODE))
-		f->inode = entry_of(&deny_inode_map, s, inode);
+		f->inode = entry_of(&deny_inode_map, s, inode, LOAD(s->typed, inode, i_sb, s_dev),
+				    s->typed);
 	if (!(s->kinds & AEGIS_KIND_PATH))
 		return;
-	dir = BPF_CORE_READ(dentry, d_parent, d_inode);
-	parent = dir ? entry_of(&deny_dir_map, s, dir) : 0;
+	dev = LOAD(s->typed, dentry, d_sb, s_dev);
+	dir = LOAD(s->typed, dentry, d_parent, d_inode);
+	parent = dir ? entry_of(&deny_dir_map, s, dir, dev, s->typed) : 0;
 	if (parent && (parent->flags & AEGIS_DIR_HAS_NAMES))
-		f->name = name_entry(dentry, dir, s->index);
+		f->name = name_entry(s, dentry, dir, dev);
 }
 
 static __always_inline int enforces(const struct slot *s, __u64 uid)

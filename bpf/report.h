@@ -84,12 +84,13 @@ static __noinline int cgroup_allowed(__u32 slot)
 
 static __always_inline int survives(struct inode *inode)
 {
-	struct inode_key key;
+	struct inode_key key = {};
 	__u32 *generation;
 
 	if (!inode)
 		return 0;
-	key_of(&key, inode);
+	key.ino = BPF_CORE_READ(inode, i_ino);
+	key.dev = BPF_CORE_READ(inode, i_sb, s_dev);
 	generation = bpf_map_lookup_elem(&survival_allowlist, &key);
 	return generation && *generation == BPF_CORE_READ(inode, i_generation);
 }
