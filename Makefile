@@ -9,7 +9,7 @@ VENV := .venv
 RESULTS := build/results
 KERNELS := 5.10 6.1 6.12 7.2
 
-.PHONY: help bootstrap bpf check demo test unit kernel vm system molecule long fmt clean
+.PHONY: help bootstrap bpf check demo test unit kernel vm counted system molecule long fmt clean
 
 help:
 	@printf '%s\n' \
@@ -19,6 +19,7 @@ help:
 	    'make unit    tests that need no privilege' \
 	    'make kernel  tests on the maps of this kernel (root)' \
 	    'make vm      tests in virtual machines (KERNELS="6.1 7.2" for some)' \
+	    'make counted  what hooks add to calls, in instructions, on such machines' \
 	    'make system  tests on whole systems: systemd, sshd, GRUB (root)' \
 	    'make molecule  the Ansible role and rollouts on whole systems (root)' \
 	    'make long    what make test leaves out: other scenarios on whole systems, the demo (root)' \
@@ -38,11 +39,11 @@ demo: bootstrap
 check: bootstrap
 	@$(VENV)/bin/python scripts/check
 
-unit kernel vm system molecule long: bootstrap bpf
+unit kernel vm counted system molecule long: bootstrap bpf
 	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" $@
 
 test: bootstrap bpf
-	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm system molecule
+	@$(VENV)/bin/python scripts/run-tests --results $(RESULTS) --kernels "$(KERNELS)" check unit kernel vm counted system molecule
 
 .PHONY: bench
 bench: bootstrap bpf  ## figures as ratios; the hooks' need a machine: see docs/performance.md

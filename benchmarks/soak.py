@@ -24,6 +24,7 @@ from pathlib import Path
 from aegis_tools.soak import stats
 from aegis_tools.soak.verdict import CONFIDENCE, FAIL, INCONCLUSIVE, PASS, judge
 from benchmarks import measure
+from benchmarks.documents import put
 from benchmarks.soak_kinds import (
     AT_THE_LIMIT,
     FAULTS,
@@ -35,7 +36,8 @@ from benchmarks.soak_kinds import (
 )
 
 KINDS = (*HEALTHY, *LEAKS, *HIDDEN, *AT_THE_LIMIT, *FAULTS)
-BEGIN, END = "<!-- simulated soaks: begin -->", "<!-- simulated soaks: end -->"
+MARK = "simulated soaks"
+"""Of the place of the tables in the document."""
 
 
 def status_of(kind: Kind, seed: int) -> tuple[str, str]:
@@ -107,20 +109,6 @@ def markdown(rows: Sequence[measure.Row]) -> str:
     return "\n".join(lines)
 
 
-def update(document: Path, rows: Sequence[measure.Row]) -> None:
-    """Put the tables between the marks of a document.
-
-    Raises:
-        ValueError: It has no marks.
-    """
-    text = document.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{document} has no place for the tables")
-    document.write_text(f"{before}{BEGIN}\n\n{markdown(rows)}\n\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     """Measure and print, or write into a document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -134,7 +122,7 @@ def main() -> int:
         parser.error("there is nothing to do")
     rows = measured(kinds, options.rounds)
     if options.update:
-        update(options.update, rows)
+        put(options.update, MARK, markdown(rows))
     if options.json:
         print(json.dumps({"environment": measure.environment(), "results": rows}, indent=1))
     else:

@@ -40,18 +40,20 @@ class Job(NamedTuple):
     waits: bool = False
 
 
-KINDS = ("check", "unit", "kernel", "vm", "system", "molecule", "long")
+KINDS = ("check", "unit", "kernel", "vm", "counted", "system", "molecule", "long")
 LONG = (
     "molecule boot", "molecule rollout", "molecule runbook", "system boot",
     "system demo", "system incident", "system kernel_upgrade", "system soak", "system soaks",
 )  # fmt: skip
 """What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
+COUNTED = ("6.12", "7.2")
+"""Kernels on which instructions are counted: a call's differ little from one to the next."""
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
 WAITING = ("kernel fleets", "kernel", "system soak", "system soaks")
 """What waits more than it works."""
 WAITING_AT_ONCE = 2
-TOGETHER = ("vm", "kernel", "molecule", "system", "long", "unit")
+TOGETHER = ("vm", "kernel", "molecule", "system", "long", "counted", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
 
@@ -103,6 +105,9 @@ def jobs(kind: str, results: Path, kernels: Sequence[str]) -> list[Job]:
             job for job in found if kind == ("long" if job.name in LONG else job.name.split()[0])
         ]
     vm = [python, "scripts/vm", "test", f"--junit={results}", f"--timeout={MACHINE_SECONDS}"]
+    if kind == "counted":
+        vm.append("--icount")
+        kernels = [name for name in kernels if name in COUNTED]
     return [
         Job(f"{kind} {name}", (*vm, "--kernel", name), results / f"{kind}-{name}.xml", quiet=True)
         for name in kernels

@@ -16,7 +16,7 @@ def test_what_takes_long_is_one_stage_and_each_short_kind_one_before_it(tmp_path
     found = stages(KINDS, tmp_path, KERNELS)
     assert [stage.name for stage in found] == [
         "check",
-        "vm, kernel, molecule, system, unit",
+        "vm, kernel, molecule, system, counted, unit",
     ]
 
 
@@ -25,8 +25,8 @@ def test_the_longest_begin_first(tmp_path: Path) -> None:
     first = ["system image", "vm 6.1", "vm 7.2", "molecule image", "kernel fleets", "kernel"]
     assert names[:6] == first
     assert [name.split()[0] for name in names[6:8]] == ["molecule", "system"]
-    assert {name.split()[0] for name in names[7:-1]} == {"system"}
-    assert names[-1] == "unit"
+    assert {name.split()[0] for name in names[7:-2]} == {"system"}
+    assert names[-2:] == ["counted 7.2", "unit"]
 
 
 def test_what_takes_long_is_run_when_it_is_asked_for_and_only_then(tmp_path: Path) -> None:
@@ -58,6 +58,12 @@ def test_only_what_was_asked_for_is_run(tmp_path: Path) -> None:
     assert [stage.name for stage in stages(("unit",), tmp_path, KERNELS)] == ["unit"]
     (stage,) = stages(("kernel", "vm"), tmp_path, KERNELS)
     assert [job.name for job in stage.jobs] == ["vm 6.1", "vm 7.2", "kernel fleets", "kernel"]
+
+
+def test_instructions_are_counted_on_some_kernels(tmp_path: Path) -> None:
+    (stage,) = stages(("counted",), tmp_path, ("5.10", *KERNELS))
+    assert [job.argv[-3:] for job in stage.jobs] == [("--icount", "--kernel", "7.2")]
+    assert [job.results.name for job in stage.jobs] == ["counted-7.2.xml"]
 
 
 def test_a_kind_without_a_command_is_told_and_not_forgotten(tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ worse shows here already: the seeds are the same, so nothing here is by chance.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from repository import REPOSITORY
 
 from aegis_tools.soak.verdict import FAIL, PASS
 from benchmarks import soak
+from benchmarks.documents import parts_of
 from benchmarks.soak_kinds import AT_THE_LIMIT, FAULTS, HEALTHY, HIDDEN, LEAKS, Kind, make
 
 SEEDS = (0, 1)
@@ -66,24 +65,14 @@ def test_a_row_counts_what_was_wrong() -> None:
     assert (row["wrong"]["value"], row["found"], row["failed"]) == (0.25, None, {"drops": 1})
 
 
-def test_the_tables_go_between_the_marks_of_a_document(tmp_path: Path) -> None:
-    document = tmp_path / "soak.md"
-    document.write_text(f"a\n{soak.BEGIN}\nold\n{soak.END}\nz\n", encoding="utf-8")
-    soak.update(document, [soak.row_of(LEAKS[0], [(FAIL, "mem_growth")] * 5)])
-    text = document.read_text(encoding="utf-8")
-    assert text.startswith("a\n")
-    assert text.endswith("\nz\n")
-    assert "old" not in text
+def test_the_tables_say_how_often_the_verdict_was_wrong() -> None:
+    text = soak.markdown([soak.row_of(LEAKS[0], [(FAIL, "mem_growth")] * 5)])
     assert "| leak | `mem_growth` | 5 | 5 |" in text
-    document.write_text("a\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="no place"):
-        soak.update(document, [])
 
 
 def table() -> dict[str, list[str]]:
     """Return the cells of the published tables, by kind."""
-    text = (REPOSITORY / "docs/soak.md").read_text(encoding="utf-8")
-    part = text.partition(soak.BEGIN)[2].partition(soak.END)[0]
+    _, part, _ = parts_of(REPOSITORY / "docs/soak.md", soak.MARK)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
     return {row[0]: row[1:] for row in rows if len(row) > 1}
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from battery import Host, load_and_be_killed, loop_ext4, overlay
 
+from benchmarks.environment import counts_instructions
+
 HERE = Path(__file__).parent
 
 
@@ -28,6 +30,15 @@ def belongs_elsewhere(item: pytest.Item, kernel: str) -> bool:
     """Return whether a test is run in the machines of other kernels only."""
     mark = item.get_closest_marker("once")
     return mark is not None and kernel not in (mark.args or (ONCE,))
+
+
+COUNTED = "test_counted.py"
+"""What needs a machine that counts instructions (``--icount``), where nothing else is run."""
+
+
+def needs_another_machine(item: pytest.Item) -> bool:
+    """Return whether a test is run by another clock than this machine's."""
+    return (item.path.name == COUNTED) != counts_instructions()
 
 
 def loads_by_itself(item: pytest.Item) -> bool:
@@ -46,7 +57,9 @@ def pytest_collection_modifyitems(
             item.add_marker("vm")
     kernel = os.environ.get("AEGIS_VM_KERNEL")
     if kernel is not None:
-        elsewhere = [item for item in items if belongs_elsewhere(item, kernel)]
+        elsewhere = [
+            item for item in items if belongs_elsewhere(item, kernel) or needs_another_machine(item)
+        ]
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=elsewhere)
     items.sort(key=loads_by_itself)
