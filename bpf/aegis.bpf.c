@@ -39,8 +39,8 @@ static __always_inline int check_mapping(struct file *file, unsigned long prot, 
 {
 	if (!(prot & PROT_EXEC) || !file || (LOAD(TYPED(hook), file, f_flags) & FMODE_EXEC))
 		return 0;
-	return check_file(LOAD(TYPED(hook), file, f_path.dentry),
-			  LOAD(TYPED(hook), file, f_inode), OP(EXEC), 0, hook);
+	return check_file(LOAD(TYPED(hook), file, f_path.dentry), LOAD(TYPED(hook), file, f_inode),
+			  OP(EXEC), 0, hook);
 }
 
 SEC("lsm/mmap_file")
