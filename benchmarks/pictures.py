@@ -96,7 +96,7 @@ def _plot(inside: Element, call: str, lines: dict[str, dict[int, float]]) -> Non
             text_anchor="end", fill=SOFT)  # fmt: skip
     for count, x in across.items():
         add(inside, "text", f"{count:,}", x=round(x, 1), y=HEIGHT - BOTTOM + 18,
-            text_anchor="middle", fill=SOFT)  # fmt: skip
+            text_anchor="middle", font_size=10, fill=SOFT)  # fmt: skip
     for kind, line in lines.items():
         points = [(round(across[count], 1), y(value)) for count, value in line.items()]
         add(inside, "path", d="M" + "L".join(f"{a} {b}" for a, b in points), fill="none",

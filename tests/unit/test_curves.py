@@ -20,7 +20,8 @@ def row(rules: str, count: int, call: str, subject: str, added: float) -> dict[s
     state = {"ratio": 1 + added, "s": 1e-5 * (1 + added)}
     return {
         "rules": rules, "count": count, "call": call, "subject": subject,
-        "programs": {"aegis_file_open": {"runs": 100, "ns_a_run": 1000 * added}},
+        "programs": {"aegis_file_open": {"runs": 100, "ns_a_run": 1000 * added},
+                     "aegis_mmap_file": {"runs": 3, "ns_a_run": 7}},
         "none_s": {"median": 1e-5}, "audit": state, "enforce": {"ratio": 0.5, "s": 5e-6},
     }  # fmt: skip
 
@@ -50,6 +51,7 @@ def test_the_tables_say_what_is_added_and_how_much_that_is() -> None:
     assert "| open | name, beside | 10,000 |  | +2,000 (+20.0%) | +2,000 (+20.0%) |" in misses
     assert hits.splitlines()[-1] == "| open | inode | +2,500 (+25.0%) | -5,000 (-50.0%) |"
     assert "| open | `aegis_file_open` | 30 | 50 | 80 |  |  |  |  |" in programs
+    assert "mmap" not in programs
     for table in (misses, hits, programs):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
