@@ -25,9 +25,11 @@ from typing import NamedTuple
 from aegis_tools.agent.fold import Fold
 from aegis_tools.agent.pipeline import Pipeline
 from aegis_tools.agent.sinks import Output
-from aegis_tools.control.files import write_atomic
+from aegis_tools.cli.types import positive
+from aegis_tools.control.files import check_output, named, write_atomic
 from aegis_tools.control.live import content_digest
 from aegis_tools.control.resolve import file_entry, network_key
+from aegis_tools.errors import UsageError
 from aegis_tools.kernel.layout import INODE_KEY, NAME_KEY, uid_key
 from aegis_tools.kernel.mounts import read_mounts
 from aegis_tools.policy.bundle import make_bundle, open_bundle
@@ -36,10 +38,11 @@ from aegis_tools.policy.model import Kind
 from aegis_tools.policy.text import parse_text
 from benchmarks.environment import environment
 from benchmarks.events import decoder, record
-from benchmarks.measure import Row, in_turns, pinned
+from benchmarks.measure import Parser, Row, in_turns, pinned, run_main
 
 ITEMS = 1000
 _MOST = 10_000_000  # iterations
+MOST_SECONDS = 3600
 _UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
 _AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": statistics.fmean, "median": statistics.median, "stddev": statistics.stdev,
@@ -171,18 +174,37 @@ def console(rows: Sequence[Row]) -> str:
     return "\n".join([line, head, line, *told]) + "\n"
 
 
+def pattern(text: str) -> re.Pattern[str]:
+    """Read the value of ``--benchmark_filter``."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
+def seconds(text: str) -> float:
+    """Read the value of ``--benchmark_min_time``: ``0.5s``, as Google Benchmark has it, or 0.5."""
+    try:
+        found = float(text.removesuffix("s"))
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} are no seconds: 0.5s, at most {MOST_SECONDS}")
+    return found
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line, in Google Benchmark's words."""
-    made = argparse.ArgumentParser(
-        prog="aegisbpf_bench", description=(__doc__ or "").splitlines()[0]
-    )
+    made = Parser(prog="aegisbpf_bench", description=(__doc__ or "").splitlines()[0])
     made.add_argument("--benchmark_format", choices=("console", "json"), default="console")
-    made.add_argument("--benchmark_filter", type=re.compile, default=re.compile(""),
+    made.add_argument("--benchmark_filter", type=pattern, default=re.compile(""),
                       metavar="REGEX", help="only those whose name has a match")  # fmt: skip
-    made.add_argument("--benchmark_repetitions", type=int, default=1, metavar="N")
-    made.add_argument("--benchmark_min_time", type=float, default=0.2, metavar="SECONDS")
+    made.add_argument("--benchmark_repetitions", type=positive, default=1, metavar="N")
+    made.add_argument("--benchmark_min_time", type=seconds, default=0.2, metavar="SECONDS",
+                      help="of each repetition: 0.5s, or 0.5; default: %(default)s")  # fmt: skip
     made.add_argument("--benchmark_time_unit", choices=_UNITS, default="ns")
-    made.add_argument("--benchmark_out", type=Path, metavar="FILE", help="and write JSON there")
+    made.add_argument("--benchmark_out", type=Path, metavar="FILE",
+                      help="and write JSON there; a file is replaced")  # fmt: skip
     made.add_argument("--benchmark_list_tests", action="store_true")
     return made
 
@@ -190,8 +212,15 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run from the command line."""
     options = parser().parse_args()
+    if options.benchmark_out:
+        check_output(options.benchmark_out, what="results")
     wanted = {f"{name}/{ITEMS}": run for name, run in subjects().items()}
     wanted = {name: run for name, run in wanted.items() if options.benchmark_filter.search(name)}
+    if not wanted:
+        raise UsageError(
+            f"no benchmark matches {options.benchmark_filter.pattern!r}",
+            hint="see: aegisbpf_bench --benchmark_list_tests",
+        )
     if options.benchmark_list_tests:
         print("\n".join(wanted))
         return
@@ -203,9 +232,9 @@ def main() -> None:
     text = json.dumps({"context": context(where), "benchmarks": rows}, indent=1) + "\n"
     if options.benchmark_out:
         path = options.benchmark_out.absolute()
-        write_atomic(path, text.encode(), what="the results", mode=0o644)
+        write_atomic(path, text.encode(), what=f"results {named(path)}", mode=0o644)
     print(text if options.benchmark_format == "json" else console(rows), end="")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,10 +13,13 @@ import os
 import random
 import resource
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from aegis_tools.cli.types import positive
+from aegis_tools.errors import AegisError
 from benchmarks.environment import environment
 
 Row = dict[str, Any]
@@ -141,11 +144,31 @@ def children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
+        self.exit(2, f"error: {message}; run: {self.prog} --help\n")
+
+
+def run_main(main: Callable[[], None]) -> NoReturn:
+    """Run a benchmark and leave: what a person can act on is told in one line, and no traceback."""
+    try:
+        main()
+    except AegisError as error:
+        print(f"error: {error.message}" + (error.hint and f"; {error.hint}"), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
     """Return a parser with the options that all benchmarks have."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser = Parser(description=(description or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON document, no table")
-    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=rounds, help="default: %(default)s")
     return parser
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aegis_tools.control.commit import commit
-from aegis_tools.control.files import write_atomic
+from aegis_tools.control.files import check_output, named, write_atomic
 from aegis_tools.kernel.loader import LoadOptions
 from benchmarks.agent import agent
 from benchmarks.calls import KINDS as CALLS
@@ -27,7 +27,16 @@ from benchmarks.calls import build
 from benchmarks.compare import Comparison, compare
 from benchmarks.environment import environment
 from benchmarks.hooks import AUDIT, NONE, Hooks, hooks
-from benchmarks.measure import Row, arguments, in_turns, interval, pinned, spread, text_of
+from benchmarks.measure import (
+    Row,
+    arguments,
+    in_turns,
+    interval,
+    pinned,
+    run_main,
+    spread,
+    text_of,
+)
 from benchmarks.rulesets import ALL, Place, places, ruleset
 
 LOADED = Path("/sys/fs/bpf/aegis")
@@ -135,16 +144,23 @@ def notes_of(options: argparse.Namespace) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     made = arguments(__doc__, rounds=15)
-    made.add_argument("--out", type=Path, metavar="FILE", help="write there, not to the terminal")
+    made.prog = os.environ.get("AEGIS_BENCHMARK", made.prog)  # the script that a person called
+    made.add_argument("--out", type=Path, metavar="FILE",
+                      help="write there, not to the terminal; a file is replaced")  # fmt: skip
     made.add_argument("--calls", nargs="+", choices=CALLS, default=["open", "connect"],
                       metavar="CALL", help="of: %(choices)s; default: %(default)s")  # fmt: skip
-    made.add_argument("--with-agent", action="store_true", help="and with Aegis; needs root")
+    made.add_argument("--with-agent", action="store_true",
+                      help="and with Aegis; needs root; perf_open_bench.sh and "
+                      "perf_connect_bench.sh do with WITH_AGENT=1, bench_syscall.sh always",
+                      )  # fmt: skip
     return made
 
 
 def main() -> None:
     """Run from the command line."""
     options = parser().parse_args()
+    if options.out:
+        check_output(options.out, what="results")
     if options.with_agent and os.geteuid():
         sys.exit("with the agent it needs root: what it measures is loaded into the kernel")
     where = environment()  # before anything of ours is a load
@@ -152,10 +168,11 @@ def main() -> None:
     columns = _COLUMNS if options.with_agent else _PLAIN
     text = text_of(where, rows, columns, notes_of(options), as_json=options.json)
     if options.out:
-        write_atomic(options.out.absolute(), text.encode(), what="the results", mode=0o644)
+        what = f"results {named(options.out)}"
+        write_atomic(options.out.absolute(), text.encode(), what=what, mode=0o644)
     else:
         print(text, end="")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

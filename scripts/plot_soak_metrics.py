@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from soakplot.canvas import Canvas, Colour
 
-from aegis_tools.control.files import read_limited, write_atomic
+from aegis_tools.control.files import check_output, named, read_limited, write_atomic
 from aegis_tools.errors import AegisError, UsageError
 from aegis_tools.soak import chart, columns
 from aegis_tools.soak.columns import Sample
@@ -33,6 +33,8 @@ INK, SOFT, GRID, DEAD, LINE = (
     (253, 226, 224),
     (11, 98, 196),
 )
+EDGE = 10
+DOT = 4
 BINS = 900
 COLLECT = "collect metrics with scripts/soak_monitor.sh, or name a soak's samples.csv"
 GAP = 4
@@ -48,7 +50,7 @@ PANELS: tuple[tuple[str, str, Value], ...] = (
     (
         "Ring Buffer Drops Over Time",
         "Ring Buffer Drops",
-        lambda one: one.ringbuf_drops if one.present else None,
+        lambda one: one.ringbuf_drops,
     ),
 )
 
@@ -87,7 +89,9 @@ class Plot:
         """Draw the axes and the line."""
         known = [(one.timestamp - self.start, found) for one in self.samples
                  if (found := value(one)) is not None]  # fmt: skip
-        line = chart.Line(title, "c1", chart.thin(known, self.span, BINS), breaks=self._dead())
+        unknown = [one.timestamp - self.start for one in self.samples if value(one) is None]
+        line = chart.Line(title, "c1", chart.thin(known, self.span, BINS), breaks=unknown)
+        self._shade()
         bottom = self.top + self.height
         top = 1.06 * max((one.high for one in line.bins), default=0.0) or 1.0
         self._axes(title, unit, top, bottom)
@@ -95,18 +99,19 @@ class Plot:
             points = [(self.x(one.at), bottom - self.height * one.mid / top) for one in run]
             peaks = [(self.x(one.at), bottom - self.height * one.high / top) for one in run]
             self.canvas.curve(peaks, _pale(LINE), 1.2)
-            self.canvas.curve(points if len(points) > 1 else points * 2, LINE, 2.2)
+            self.canvas.curve(points, LINE, 2.2)
+            if points[-1][0] - points[0][0] < 2 * DOT:  # a line too short to be seen
+                for x, y in points:
+                    self.canvas.dot(x, y, DOT, LINE)
         if not line.bins:
             self.canvas.text(WIDTH // 2 - 60, self.top + self.height // 2, "no data", SOFT)
 
-    def _dead(self) -> list[float]:
-        """Return when the agent was not there; shade it."""
-        times = [one.timestamp - self.start for one in self.samples if not one.present]
-        for at in times:
+    def _shade(self) -> None:
+        """Shade when the agent was not there."""
+        for at in (one.timestamp - self.start for one in self.samples if not one.present):
             left = round(self.x(at))
             wide = max(2, round(self.x(at + self.usual)) - left)
             self.canvas.box(left, self.top, min(wide, WIDTH - RIGHT - left), self.height, DEAD)
-        return [float(at) for at in times]
 
     def _axes(self, title: str, unit: str, top: float, bottom: int) -> None:
         canvas, wide = self.canvas, WIDTH - LEFT - RIGHT
@@ -119,7 +124,9 @@ class Plot:
         for tick in chart.time_ticks(self.start, self.span):
             x = round(self.x(tick.at))
             canvas.box(x, self.top, 1, self.height, GRID)
-            canvas.text(x - 6 * len(tick.label), bottom + 10, tick.label, SOFT)
+            left = min(x - 6 * len(tick.label), WIDTH - 12 * len(tick.label))
+            canvas.text(left, bottom + 10, tick.label, SOFT)
+        canvas.text(EDGE, bottom + 10, "UTC", SOFT)
         canvas.box(LEFT, bottom, wide, 1, SOFT)
 
 
@@ -152,11 +159,12 @@ def main() -> int:
     parser.add_argument("metrics", type=Path, nargs="?", default=METRICS, metavar="CSV",
                         help="(default: %(default)s)")  # fmt: skip
     parser.add_argument("picture", type=Path, nargs="?", default=PICTURE, metavar="PNG",
-                        help="is replaced (default: %(default)s)")  # fmt: skip
+                        help="a regular file is replaced (default: %(default)s)")  # fmt: skip
     options = parser.parse_args()
     try:
+        check_output(options.picture, what="plot", source=options.metrics)
         picture = draw(read(options.metrics))
-        write_atomic(options.picture, picture, what="plot", mode=0o644)
+        write_atomic(options.picture, picture, what=f"plot {named(options.picture)}", mode=0o644)
     except AegisError as error:
         print(f"{error.message}\n  next: {error.hint}", file=sys.stderr)
         return error.exit_code

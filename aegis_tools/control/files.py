@@ -16,7 +16,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from aegis_tools.errors import AegisError, PolicyError, StateError
+from aegis_tools.errors import AegisError, PolicyError, StateError, UsageError
 
 MAX_POLICY = 64 << 20
 OTHERS_WRITE = 0o022
@@ -110,6 +110,30 @@ def write_new(path: Path, data: bytes, *, what: str, mode: int, calls: Calls = S
             calls.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check_output(path: Path, *, what: str, source: Path | None = None) -> None:
+    """Refuse a name that a person gave for an output where ``write_atomic`` would do harm or fail.
+
+    Raises:
+        UsageError: What has the name is no regular file (a rename replaces a device, too) or is
+            ``source``, from which the output is made; or the folder cannot be written.
+    """
+    reason = ""
+    try:
+        if kind := kind_of(path.lstat()):
+            reason = f"it is {kind}"
+        elif source and path.samefile(source):
+            reason = "it would replace the file that is read"
+    except FileNotFoundError:
+        reason = "" if path.parent.is_dir() else _NO_FOLDER
+    except OSError as error:
+        reason = (error.strerror or "unknown reason").lower()
+    if not reason and not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = "its folder cannot be written"
+    if reason:
+        hint = "name a new file, or a regular one that may be replaced, in a folder that exists"
+        raise UsageError(f"cannot write the {what} to {named(path)}: {reason}", hint=hint)
 
 
 def read_limited(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -76,6 +77,13 @@ class Canvas:
                 left, right = max(x0, x - 0.5), min(x1, x + 0.5)
                 ends = y0 + (left - x0) * slope, y0 + (right - x0) * slope
                 self._column(x, *ends, colour, wide)
+
+    def dot(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        """Fill a circle; each pixel of its edge about as far as it is covered."""
+        for row in range(int(y - radius) - 1, int(y + radius) + 2):
+            for column in range(int(x - radius) - 1, int(x + radius) + 2):
+                inside = radius + 0.5 - math.hypot(column - x, row + 0.5 - y)
+                self.blend(column, row, colour, max(0.0, inside))
 
     def _column(self, x: int, y0: float, y1: float, colour: Colour, wide: float) -> None:
         low, high = min(y0, y1) - wide / 2, max(y0, y1) + wide / 2

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import hotpaths
+from benchmarks import hotpaths, measure
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 GOOGLE = {"name", "family_index", "per_family_instance_index", "run_name", "run_type",
@@ -97,3 +97,85 @@ def test_the_baseline_for_a_person_is_a_line_a_call(tmp_path: Path) -> None:
     lines = run("WITH_AGENT=0 perf_open_bench.sh --rounds=1", tmp_path).stdout.splitlines()
     assert lines[1].split()[:2] == ["call", "without"]
     assert lines[2].startswith("open")
+
+
+BENCH = ("bench_syscall.sh", "perf_open_bench.sh", "perf_connect_bench.sh")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("bench_syscall.sh --rounds 0", "'0' is no number from 1"),
+        ("perf_open_bench.sh --rounds=-1", "'-1' is no number from 1"),
+        ("perf_open_bench.sh --out none/results.json", "its folder does not exist"),
+        ("perf_open_bench.sh --out link", "link: it is a symbolic link"),
+        ("perf_open_bench.sh --out pipe", "pipe: it is a pipe"),
+        ("perf_open_bench.sh --out ''", "it is a folder"),
+        ("aegisbpf_bench --benchmark_filter='('", "'(' is no regular expression"),
+        ("aegisbpf_bench --benchmark_filter=nomatch", "no benchmark matches 'nomatch'"),
+        ("aegisbpf_bench --benchmark_repetitions=0", "'0' is no number from 1"),
+        ("aegisbpf_bench --benchmark_min_time=long", "'long' are no seconds"),
+        ("aegisbpf_bench --benchmark_min_time=nan", "'nan' are no seconds"),
+        ("aegisbpf_bench --benchmark_min_time=-1s", "'-1s' are no seconds"),
+        ("aegisbpf_bench --benchmark_out=none/x", "cannot write the results to none/x"),
+        ("aegisbpf_bench --benchmark_out=link", "link: it is a symbolic link"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line_before_anything_is(
+    line: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").write_text("mine")
+    (tmp_path / "link").symlink_to("kept")
+    os.mkfifo(tmp_path / "pipe")
+    done = run(line, tmp_path)
+    [error] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert error.startswith("error: ")
+    assert said in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "link", "pipe"]
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_results_that_cannot_be_written_after_all_are_named_in_one_line(tmp_path: Path) -> None:
+    words = "--benchmark_filter=PackInodeKey --benchmark_min_time=0.001 --benchmark_out=out.json"
+    done = run(f"ulimit -f 0; aegisbpf_bench {words}", tmp_path)
+    [error] = done.stderr.splitlines()
+    assert done.returncode == 8
+    assert error.startswith("error: cannot write the results ")
+    assert "out.json: file too large; raise" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_results_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("old")
+    words = "--benchmark_filter=PackInodeKey --benchmark_out=out.json"
+    assert run(f"aegisbpf_bench --benchmark_min_time=0.001 {words}", tmp_path).returncode == 0
+    assert "benchmarks" in json.loads((tmp_path / "out.json").read_text())
+
+
+@pytest.mark.parametrize(("text", "found"), [("0.01s", 0.01), ("0.01", 0.01), ("2s", 2), ("0", 0)])
+def test_the_least_time_may_have_its_unit_as_in_google_benchmark(text: str, found: float) -> None:
+    assert (
+        hotpaths.parser().parse_args([f"--benchmark_min_time={text}"]).benchmark_min_time == found
+    )
+
+
+def test_a_benchmark_that_is_interrupted_says_nothing_and_ends_with_130(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        measure.run_main(interrupted)
+    assert ended.value.code == 130
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("script", BENCH)
+def test_help_speaks_of_the_script_that_was_called(script: str, tmp_path: Path) -> None:
+    done = run(f"{script} --help", tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: {script} ")
+    assert "WITH_AGENT=1" in done.stdout

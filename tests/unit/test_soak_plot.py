@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from aegis_tools.soak.columns import DEAD, SEED
 
 SCRIPT = REPOSITORY / "scripts" / "plot_soak_metrics.py"
 BLUE, SHADE = (11, 98, 196), (253, 226, 224)
+SOFT = bytes((89, 98, 108))
 
 
 def pixels(data: bytes) -> tuple[int, int, list[bytes]]:
@@ -110,14 +114,115 @@ def test_nothing_to_plot_is_said_and_replaces_nothing(tmp_path: Path, content: s
     assert target.read_bytes() == b"before"
 
 
-def test_a_link_in_the_place_of_the_picture_is_replaced_and_not_followed(tmp_path: Path) -> None:
-    source, target, victim = (tmp_path / name for name in ("metrics.csv", "plot.png", "victim"))
-    source.write_text(seed_rows().replace(",None,", ",0.5,"))
+def seed_file(folder: Path, *rows: str, step: int = 600) -> Path:
+    """Write rows of the seed's columns after the time, so many seconds apart."""
+    path = folder / "metrics.csv"
+    lines = [f"{step * (number + 1)},{row}\n" for number, row in enumerate(rows)]
+    path.write_text(",".join(SEED) + "\n" + "".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("a symbolic link", lambda path: path.symlink_to("victim")),
+        ("a pipe", os.mkfifo),
+        ("a folder", Path.mkdir),
+        pytest.param(
+            "not a regular file",
+            lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7)),
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+        ),
+    ],
+)
+def test_a_plot_replaces_nothing_but_a_file_and_names_what_is_in_the_way(
+    kind: str, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    source, target, victim = seed_file(tmp_path, ALIVE), tmp_path / "plot", tmp_path / "victim"
     victim.write_text("mine")
-    target.symlink_to(victim)
-    assert run(source, target).returncode == 0
+    make(target)
+    before = target.lstat()
+    done = run(source, target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"cannot write the plot to {target}: it is {kind}" in done.stderr
+    assert "--verbose" not in done.stderr
+    assert (target.lstat().st_ino, target.lstat().st_mode) == (before.st_ino, before.st_mode)
     assert victim.read_text() == "mine"
-    assert not target.is_symlink()
+
+
+def test_a_plot_never_replaces_what_it_is_made_of(tmp_path: Path) -> None:
+    source = seed_file(tmp_path, ALIVE)
+    text = source.read_text()
+    for target in (source, tmp_path / "." / "metrics.csv"):
+        done = run(source, target)
+        assert done.returncode == 2
+        assert "it would replace the file that is read" in done.stderr
+    assert source.read_text() == text
+
+
+def test_a_plot_replaces_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "plot.png"
+    target.write_text("old")
+    assert run(seed_file(tmp_path, ALIVE), target).returncode == 0
+    pixels(target.read_bytes())
+
+
+def plotted(folder: Path, *rows: str, step: int = 600) -> list[bytes]:
+    """Return the rows of the plot of such rows."""
+    target = folder / "plot.png"
+    done = run(seed_file(folder, *rows, step=step), target)
+    assert (done.returncode, done.stderr) == (0, "")
+    return pixels(target.read_bytes())[2]
+
+
+ALIVE, GONE = "1,2,0,5,0,0,0", "DAEMON_DEAD,0,0,7,0,0,0"
+CPU, MEMORY, DROPS = slice(50, 289), slice(383, 622), slice(716, 955)
+PLOTS = (CPU, MEMORY, DROPS)
+
+
+def test_drops_that_a_row_has_are_drawn_although_the_agent_is_dead(tmp_path: Path) -> None:
+    rows = plotted(tmp_path, *[GONE] * 30)
+    assert columns_with(rows[CPU], BLUE) == columns_with(rows[MEMORY], BLUE) == []
+    line = columns_with(rows[DROPS], BLUE)
+    assert line[-1] - line[0] > 1000
+    assert max(b - a for a, b in pairwise(line)) == 1, "the line has holes"
+
+
+@pytest.mark.parametrize("rows", [[ALIVE], [ALIVE, *[GONE] * 9, ALIVE, *[GONE] * 9]])
+def test_a_row_alone_is_a_dot_that_can_be_seen(rows: list[str], tmp_path: Path) -> None:
+    found = plotted(tmp_path, *rows)
+    for plot in PLOTS[:2]:
+        columns = columns_with(found[plot], BLUE)
+        dots = 1 + sum(b - a > 1 for a, b in pairwise(columns))
+        assert dots == rows.count(ALIVE)
+        assert 7 <= len(columns) / dots <= 9
+
+
+def test_labels_of_times_lie_within_the_picture(tmp_path: Path) -> None:
+    rows = plotted(tmp_path, *[ALIVE] * 10, step=10)  # with a mark at its end
+    for plot in PLOTS:
+        below = rows[plot.stop + 8 : plot.stop + 26]
+        inked = [n for n in range(1200) if any(row[3 * n : 3 * n + 3] == SOFT for row in below)]
+        last = [n for n in inked if n > 1102]
+        canvas = Canvas(100, 20)
+        canvas.text(0, 0, "00:01:40", (89, 98, 108))
+        shape = columns_with(pixels(canvas.png())[2], (89, 98, 108))
+        assert [n - last[0] for n in last] == [n - shape[0] for n in shape]
+
+
+def test_the_axis_of_time_says_that_it_is_utc(tmp_path: Path) -> None:
+    rows = plotted(tmp_path, *[ALIVE] * 10)
+    canvas = Canvas(36, 14)
+    canvas.text(0, 0, "UTC", (89, 98, 108))
+    word = pixels(canvas.png())[2]
+    for plot in PLOTS:
+        at = plot.stop + 10
+        corner = [row[:180] for row in rows[at - 4 : at + 22]]
+        assert any(
+            all(corner[down + n][3 * x : 3 * x + 108] == word[n] for n in range(14))
+            for down in range(12)
+            for x in range(24)
+        )
 
 
 def test_every_character_has_a_shape_of_its_own() -> None:
