@@ -26,7 +26,7 @@ FOLDER = Path("/sys/fs/bpf/replace-test")
 EXIT, FALL_THROUGH = bytes.fromhex("9500000000000000"), bytes.fromhex("0500000000000000")
 KERNELS = ("5.10", "7.2")
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture
