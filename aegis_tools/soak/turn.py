@@ -77,7 +77,8 @@ def make(
     before, lost = recover.remembered(at, settings)
     look = Look(paths, at.path, before, not before.turn or bool(lost), seams, sleep)
     sample = _sample(look)
-    changed = changes.told(before, look.now, settings.interval_s, fresh=look.fresh)
+    last = changes.up_to(before, recover.newest_row(at.samples), look.now)
+    changed = changes.told(last, look.now, settings.interval_s, fresh=look.fresh)
     found = [*changed, *lost, *look.of_agent(), *look.of_kernel(), *look.happened]
     names, rows = _hits(look)
     after = tell(paths, settings.id, before, found, calls=calls)
