@@ -73,7 +73,8 @@ def _build_start(kinds: Any) -> None:
     )  # fmt: skip
     start.add_argument(
         "--expect", metavar="RULE", action="append", default=[],
-        help="a rule whose denials are as they should be; may be given again",
+        help="with enforce: a live rule (aegisbpf rule list) whose denials are as they should be; "
+        "may be given again",
     )  # fmt: skip
     start.add_argument(
         "--override", metavar="REASON", default="",

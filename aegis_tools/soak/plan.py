@@ -108,6 +108,7 @@ def plan(paths: Paths, wanted: Wanted, *, seams: Seams = SYSTEM) -> Plan:
     _check_mode(wanted.scenario, found.mode)
     shadow = ""
     if wanted.scenario == "enforce":
+        gate.check_expected(paths, wanted.expected)
         shadow = gate.check(paths, found.policy, wanted.override)
     workload.check(paths, wanted.workload)
     needed = (wanted.duration_s // wanted.interval_s) * BYTES_A_TURN + BYTES_BESIDE
@@ -153,6 +154,11 @@ def _check_bounds(wanted: Wanted) -> None:
         raise UsageError(
             "there is nothing to override: only a soak that enforces needs one before it",
             hint="leave --override out",
+        )
+    if wanted.expected and wanted.scenario != "enforce":
+        raise UsageError(
+            "no denials are expected: only a soak that enforces asks whose they are",
+            hint="leave --expect out",
         )
 
 

@@ -20,7 +20,7 @@ from aegis_tools.control.lock import locked
 from aegis_tools.errors import NotLoadedError, StateError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.pins import Pins
-from aegis_tools.soak import begin, canary, columns, plan, reading, running, work
+from aegis_tools.soak import begin, canary, columns, gate, plan, reading, running, work
 from aegis_tools.soak.folder import folder
 from aegis_tools.soak.plan import Wanted
 
@@ -268,6 +268,20 @@ def test_one_soak_at_a_time(host: Host) -> None:
     assert [one["state"] for one in host("soak", "list")["soaks"]] == ["stopped"]
 
 
+def test_denials_are_expected_of_live_rules_only(host: Host, files: dict[str, Path]) -> None:
+    host("policy", "apply", files["policy"])
+    other = files["a"].parent / "other"
+    other.write_text("x")
+    host("block", "add", str(other))
+    live = [row["rule"] for row in host("rule", "list")["rules"]]
+    gate.check_expected(host.paths, live)
+    gate.check_expected(host.paths, [])
+    for word in ("nosuchrule", ""):
+        with pytest.raises(UsageError, match=f"no live rule has the id '{word}'") as refused:
+            gate.check_expected(host.paths, [*live, word])
+        assert refused.value.hint == "see the ids: aegisbpf rule list"
+
+
 def test_what_does_not_fit_is_refused_and_nothing_is_left_of_it(host: Host) -> None:
     def refused(error: type[Exception], text: str, **given: object) -> None:
         values = {"scenario": "shadow", "duration_s": 600, "foreground": True, **given}
@@ -280,6 +294,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left_of_it(host: Host) -> N
     refused(UsageError, "turns are made every", interval_s=601)
     refused(UsageError, "turns at most", duration_s=86400 * 100, interval_s=1)
     refused(UsageError, "nothing to override", override="because")
+    refused(UsageError, "only a soak that enforces asks whose", expected=("path:/x",))
     refused(UsageError, "systemd does not run here", foreground=False)
     host("config", "set", "disabled", "on")
     refused(StateError, "its hooks do not work")
