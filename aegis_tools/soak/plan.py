@@ -13,7 +13,15 @@ from aegis_tools.paths import Paths
 from aegis_tools.soak import agent, gate, loaded, reading, unit, workload
 from aegis_tools.soak.folder import folder
 from aegis_tools.soak.hostfacts import read_host, read_policy
-from aegis_tools.soak.settings import DURATION, INTERVAL, MAX_TURNS, Settings, new_id
+from aegis_tools.soak.settings import (
+    DURATION,
+    INTERVAL,
+    LONGEST,
+    MAX_TURNS,
+    MOST_RULES,
+    Settings,
+    new_id,
+)
 from aegis_tools.soak.state import Agent
 
 BYTES_A_TURN = 1200
@@ -96,6 +104,7 @@ def plan(paths: Paths, wanted: Wanted, *, seams: Seams = SYSTEM) -> Plan:
             disk has no room.
     """
     _check_bounds(wanted)
+    _check_texts(wanted)
     if not wanted.foreground and not unit.has_systemd(paths):
         raise UsageError(
             "systemd does not run here, so nothing would make the turns of a soak",
@@ -159,6 +168,26 @@ def _check_bounds(wanted: Wanted) -> None:
         raise UsageError(
             "no denials are expected: only a soak that enforces asks whose they are",
             hint="leave --expect out",
+        )
+
+
+def _check_texts(wanted: Wanted) -> None:
+    given = [("--note", wanted.note), ("--override", wanted.override)]
+    given += [("--expect", rule) for rule in wanted.expected]
+    for option, text in given:
+        if len(text) > LONGEST:
+            raise UsageError(
+                f"{option} has {len(text)} characters, and {LONGEST} is the most",
+                hint="write less",
+            )
+        if not text.isprintable() and any("\ud800" <= one <= "\udfff" for one in text):
+            raise UsageError(
+                f"{option} is no UTF-8: {files.printable(text)}", hint="write it in UTF-8"
+            )
+    if len(wanted.expected) > MOST_RULES:
+        raise UsageError(
+            f"--expect is given {len(wanted.expected)} times, and {MOST_RULES} is the most",
+            hint="name fewer rules",
         )
 
 

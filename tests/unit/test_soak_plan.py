@@ -1,4 +1,4 @@
-"""What is asked of a soak that is to begin, and refused before anything of the host is looked at."""
+"""What is asked of a soak that is to begin, and refused before the host is looked at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aegis_tools.errors import UsageError
+from aegis_tools.errors import NotLoadedError, UsageError
 from aegis_tools.paths import Paths
 from aegis_tools.soak.plan import Wanted, plan
 
@@ -27,3 +27,28 @@ def test_denials_are_expected_by_a_soak_that_enforces_only(tmp_path: Path, scena
         refused = refusal(tmp_path, scenario=scenario, expected=rules)
         assert "only a soak that enforces" in refused.message
         assert refused.hint == "leave --expect out"
+
+
+@pytest.mark.parametrize("option", ["note", "override", "expected"])
+def test_a_text_that_no_report_could_have_is_refused_with_its_option(
+    tmp_path: Path, option: str
+) -> None:
+    scenario = "shadow" if option == "note" else "enforce"
+    name = {"expected": "expect"}.get(option, option)
+    for text, why in (("x" * 2001, "has 2001 characters, and 2000 is the most"),
+                      ("x\udcff", r"is no UTF-8: x\xff")):  # fmt: skip
+        given = {option: (text,) if option == "expected" else text}
+        assert refusal(tmp_path, scenario=scenario, **given).message == f"--{name} {why}"
+
+
+def test_more_rules_than_settings_have_are_refused(tmp_path: Path) -> None:
+    rules = tuple(f"path:/{number}" for number in range(1001))
+    refused = refusal(tmp_path, scenario="enforce", expected=rules)
+    assert refused.message == "--expect is given 1001 times, and 1000 is the most"
+
+
+def test_texts_of_just_the_size_are_taken(tmp_path: Path) -> None:
+    wanted = Wanted("enforce", 600, expected=("x" * 2000,), override="y" * 2000,
+                    note="ü" * 2000, foreground=True)  # fmt: skip
+    with pytest.raises(NotLoadedError):
+        plan(Paths(tmp_path), wanted)
