@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAILED, UNDECIDED = 30, 31
 """Exit codes of a report whose verdict is not PASS."""
+VERDICTS = f"0 PASS, {FAILED} FAIL, {UNDECIDED} INCONCLUSIVE"
 FORMATS = ("text", "markdown", "html", "json")
 SCHEMA = Path(__file__).resolve().parent.parent / "soak" / "report.schema.json"
 _LOCK_SECONDS = 20.0
@@ -34,7 +35,7 @@ def build_report(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The files of a soak that has ended (report.html, .md, .json and verdict.json, in its\n"
         "folder) are made anew where they are not as they should be. FILE must not exist yet.\n\n"
-        f"exit codes: 0 PASS, {FAILED} FAIL, {UNDECIDED} INCONCLUSIVE or still running\n\n"
+        f"exit codes: {VERDICTS} or still running\n\n"
         "examples:\n"
         "  aegisbpf soak report\n"
         "  aegisbpf soak report --format html --out soak.html\n"
@@ -78,10 +79,15 @@ def run_report(app: App, arguments: argparse.Namespace) -> int:
 
 def exit_code(report: Mapping[str, Any]) -> int:
     """Return the exit code of a report; a soak that runs has passed nothing yet."""
-    status = report["verdict"]["status"]
+    running = report["soak"]["state"] == "running"
+    return code_of(report["verdict"]["status"], running=running)
+
+
+def code_of(status: str, *, running: bool = False) -> int:
+    """Return the exit code of a verdict's status; empty for none."""
     if status == "FAIL":
         return FAILED
-    return 0 if status == "PASS" and report["soak"]["state"] != "running" else UNDECIDED
+    return 0 if status == "PASS" and not running else UNDECIDED
 
 
 def _soak(app: App, identifier: str) -> Soak:

@@ -69,8 +69,14 @@ def _begun(made: Plan) -> str:
 
 
 def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
-    """Make the turns until the end; Ctrl-C and SIGTERM end the soak in order."""
+    """Make the turns until the end; Ctrl-C and SIGTERM end the soak in order.
+
+    Returns:
+        The exit code: of the verdict, as ``soak report`` has it, unless Ctrl-C has ended it.
+    """
     import select
+
+    from aegis_tools.cli.soak_report import code_of
 
     def wait(seconds: float) -> bool:
         if not stop:
@@ -89,7 +95,9 @@ def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
         app.show({"soak": settings.id, "ended_by": "another command"}, f"{settings.id} has ended")
         return 0
     _show_end(app, ended)
-    return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
+    if stop.signal == signal.SIGINT:
+        return 128 + signal.SIGINT
+    return code_of(ended.verdict.status if ended.verdict else "")
 
 
 def _progress(app: App, settings: Settings, step: Step) -> None:

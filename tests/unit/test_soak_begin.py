@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from soak_host import WALL, Host, killed_at
 
+from aegis_tools.cli.main import run
+from aegis_tools.cli.soak_report import FAILED, UNDECIDED
 from aegis_tools.errors import StateError
 from aegis_tools.paths import Paths
 from aegis_tools.soak import (
@@ -28,6 +30,8 @@ from aegis_tools.soak import (
     workload,
 )
 from aegis_tools.soak.settings import PolicyFacts, Settings, new_id
+
+OOPS = "BUG: kernel NULL pointer dereference"
 
 
 @pytest.fixture
@@ -136,6 +140,20 @@ def test_turns_in_the_foreground_keep_their_rhythm_and_make_up_for_nothing(host:
     assert found is not None
     assert waited == [60, 59.75]
     assert host.told("gap") == ["no turn was made for 210 s"]
+
+
+@pytest.mark.parametrize(
+    ("says", "words", "code"),
+    [("", ["--until-end"], UNDECIDED), (OOPS, ["--until-end"], FAILED), (OOPS, [], 0)],
+)
+def test_turns_to_the_end_have_the_exit_code_of_the_verdict_and_one_turn_has_not(
+    host: Host, says: str, words: list[str], code: int
+) -> None:
+    host.turns(1)
+    if says:
+        host.says(says)
+    assert run(["--root", str(host.paths.root), "soak", "sample", *words]) == code
+    assert reading.running(host.paths) == ""
 
 
 def test_who_waits_can_stop_it_and_somebody_elses_end_is_no_error(host: Host) -> None:
