@@ -104,6 +104,15 @@ def test_who_asks_while_a_soak_begins_is_told_so(host: Host) -> None:
         status.read(host.paths, status.wanted(host.paths, ""))
 
 
+def test_a_soak_that_is_beginning_is_listed_as_that_and_one_without_settings_as_damaged(
+    host: Host,
+) -> None:
+    host.at.settings.unlink()
+    assert [one["state"] for one in status.overview(host.paths)] == ["beginning"]
+    host.paths.soak_running.unlink()
+    assert [one["state"] for one in status.overview(host.paths)] == ["damaged"]
+
+
 def test_what_is_wrong_with_the_rest_keeps_no_soak_from_ending(host: Host) -> None:
     host.turns(2)
     host.at.report_html.mkdir()
