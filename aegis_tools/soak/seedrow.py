@@ -26,7 +26,7 @@ def look(paths: Paths, *, seams: Seams = SYSTEM) -> Sample:
     return Sample(
         timestamp=max(int(seams.wall()), 0),
         cpu_pct=100 * seen.cpu_s / lived if seen.running and lived > 0 else 0.0,
-        mem_mb=(seen.rss or 0) / (1 << 20),
+        mem_mb=(agent.resident(seen, kernel.ring, kernel.ring_bytes) or 0) / (1 << 20),
         blocks=kernel.counters.get(Stat.BLOCKS, 0),
         ringbuf_drops=kernel.counters.get(Stat.RINGBUF_DROPS, 0),
         map_deny_path=kernel.entries.get("deny_path_map", 0),

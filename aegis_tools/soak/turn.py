@@ -97,9 +97,7 @@ def _sample(look: Look) -> Sample:
     seen, kernel = look.agent, look.loaded
     counters, there = kernel.counters, kernel.there
     sent = counters[Stat.EVENTS] + counters[Stat.RINGBUF_DROPS] if there else None
-    rss = seen.rss
-    if rss is not None and seen.ring == kernel.ring:
-        rss = agent.without_ring(rss, kernel.ring_bytes)
+    rss = agent.resident(seen, kernel.ring, kernel.ring_bytes)
     return Sample(
         timestamp=max(int(look.wall), 0),
         cpu_pct=agent.cpu_percent(look.agent_before, seen),

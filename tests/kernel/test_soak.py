@@ -22,8 +22,10 @@ from aegis_tools.errors import NotLoadedError, StateError, UsageError
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.soak import begin, canary, columns, gate, plan, reading, running, work
+from aegis_tools.soak.agent import look
 from aegis_tools.soak.folder import folder
 from aegis_tools.soak.plan import Wanted
+from aegis_tools.soak.state import Agent
 
 VERDICTS = (0, FAILED, UNDECIDED)
 SHADOW = ("soak", "start", "--scenario", "shadow", "--foreground")
@@ -334,6 +336,7 @@ def test_the_seeds_sampler_adds_its_row(host: Host, tmp_path: Path) -> None:
     assert (dead.returncode, dead.stderr) == (1, b"")
     with an_agent(host.paths):
         done = subprocess.run(["/bin/sh", "-c", command], env={}, check=False, capture_output=True)
+        with_ring = look(host.paths, Agent()).rss or 0
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     header, first, second = log.read_text().splitlines()
     assert header == ",".join(columns.SEED)
@@ -342,6 +345,7 @@ def test_the_seeds_sampler_adds_its_row(host: Host, tmp_path: Path) -> None:
     assert (len(samples), problems) == (2, [])
     assert samples[1].mem_mb is not None
     assert 5 < samples[1].mem_mb < 100
+    assert with_ring / (1 << 20) - samples[1].mem_mb > 0.4  # a ring of 256 KiB is there twice
     assert len(second.split(",")) == 8
     assert not host.paths.soaks.exists()
 
