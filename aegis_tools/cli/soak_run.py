@@ -202,6 +202,7 @@ def _seed_row(app: App, arguments: argparse.Namespace) -> int:
 
     found = seedrow.look(app.paths)
     if arguments.dry_run:
+        seedrow.check(arguments.csv)
         app.show({"file": str(arguments.csv), "dry_run": True}, f"would add to {arguments.csv}")
         return 0
     row = seedrow.add(arguments.csv, found)

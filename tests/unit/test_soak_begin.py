@@ -196,7 +196,7 @@ def test_a_turn_that_cannot_be_written_down_is_told_and_the_next_one_is_made(hos
         host.paths, host.settings, wait, tell=lambda _: None,
         warn=lambda error: warned.append(error.message), seams=host.seams,
     )  # fmt: skip
-    assert warned == ["cannot write the samples"] * 2
+    assert warned == ["cannot write the samples: it is a folder"] * 2
     assert len(host.rows()) == 2
 
 
