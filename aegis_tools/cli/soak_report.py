@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_tools.cli import types
-from aegis_tools.cli.output import App, plain, table
+from aegis_tools.cli.output import App, table
 from aegis_tools.errors import StateError, UsageError
 
 if TYPE_CHECKING:
@@ -159,18 +159,21 @@ def _brief(app: App, word: str) -> Brief:
 
 
 def _compared(found: Mapping[str, Any]) -> str:
+    from aegis_tools.control.files import printable
     from aegis_tools.soak.compare import told, verdict
 
-    sides = ((name.upper(), found[name]["id"], found[name]["host"], found[name]["text"])
+    sides = ((name.upper(), *(printable(found[name][field]) for field in ("id", "host", "text")))
              for name in ("a", "b"))  # fmt: skip
     lines = [table(sides), ""]
     if found["conditions"]:
         rows = (
-            (f"  {one['what']}", one["a"] or "-", one["b"] or "-") for one in found["conditions"]
+            (f"  {one['what']}", printable(one["a"]) or "-", printable(one["b"]) or "-")
+            for one in found["conditions"]
         )
         lines += ["Not the same:", table(rows), ""]
     rows_ = (
-        (one["title"], told(one, "a"), told(one, "b"), verdict(one)) for one in found["criteria"]
+        (*map(printable, (one["title"], told(one, "a"), told(one, "b"))), verdict(one))
+        for one in found["criteria"]
     )
     lines.append(table(rows_, ("CRITERION", "A", "B", "")))
-    return "\n".join(plain(line) for text in lines for line in text.split("\n"))
+    return "\n".join(lines)

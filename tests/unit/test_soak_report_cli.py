@@ -161,6 +161,25 @@ def test_two_soaks_are_compared(call: Call, tmp_path: Path) -> None:
     assert "is no report of a soak" in err
 
 
+def test_a_report_of_another_host_stays_on_its_lines(call: Call, tmp_path: Path) -> None:
+    soak = soak_story.ten_minutes()
+    at = folder(soak_story.write(tmp_path, soak), soak.settings.id)
+    call("report")
+    report = json.loads(at.report_json.read_text())
+    _, honest, _ = call("compare", soak.settings.id, str(at.report_json))
+    report["host"] |= {"name": "web\nPASS  all is well", "kernel": "6.14\n\x1b[2J"}
+    report["criteria"][0] |= {"title": "Agent\ncrashes", "unit": "\n"}
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(report))
+    code, out, _ = call("compare", soak.settings.id, str(other))
+    assert code == 0
+    assert r"web\nPASS  all is well" in out
+    assert r"6.14\n\x1b[2J" in out
+    assert "\x1b" not in out
+    # Two conditions differ: a title, two rows, and a line without text.
+    assert len(out.splitlines()) == len(honest.splitlines()) + 4
+
+
 def test_a_kernel_message_cannot_drive_the_terminal(call: Call, tmp_path: Path) -> None:
     story = Story(600, 5).run(600)
     story.happened.append(Happened(soak_story.START + 9, "kernel", "\x1b]0;x\x07", class_="bpf"))
