@@ -60,9 +60,7 @@ def build_compare(parser: argparse.ArgumentParser) -> None:
 def run_report(app: App, arguments: argparse.Namespace) -> int:
     """Print a report, or write it into a file."""
     if arguments.schema:
-        text = SCHEMA.read_text(encoding="utf-8")
-        app.write(json.loads(text), text)
-        return 0
+        return _schema(app, arguments.out)
     soak = _soak(app, arguments.id)
     report = _made(app, soak)
     body = _body(report, arguments.format)
@@ -75,6 +73,16 @@ def run_report(app: App, arguments: argparse.Namespace) -> int:
     else:
         app.write(report, body)
     return exit_code(report)
+
+
+def _schema(app: App, out: Path | None) -> int:
+    text = SCHEMA.read_text(encoding="utf-8")
+    if out is None:
+        app.write(json.loads(text), text)
+    else:
+        _write(out, text, "schema")
+        app.show({"file": str(out)}, f"the schema: written to {out}")
+    return 0
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
@@ -134,10 +142,10 @@ def _body(report: Mapping[str, Any], wanted: str) -> str:
     return to_text(report)
 
 
-def _write(path: Path, body: str) -> None:
+def _write(path: Path, body: str, what: str = "report") -> None:
     from aegis_tools.control.files import named, write_new
 
-    write_new(path, body.encode(), what=f"report {named(path)}", mode=0o644)
+    write_new(path, body.encode(), what=f"{what} {named(path)}", mode=0o644)
 
 
 def run_compare(app: App, arguments: argparse.Namespace) -> int:

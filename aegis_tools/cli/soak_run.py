@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aegis_tools.cli.output import App, plain
 from aegis_tools.cli.soak import DEAD
-from aegis_tools.errors import StateError
+from aegis_tools.errors import AegisError, StateError
 from aegis_tools.soak import reading, running
 
 # The rest is imported where it is used: a turn is made every minute, and must cost little.
@@ -49,8 +49,9 @@ def start(app: App, arguments: argparse.Namespace) -> int:
 
 
 def _would(made: Plan) -> str:
+    turns = made.settings.turns
     lines = [
-        f"would begin {made.settings.id}: {made.settings.turns} turns, "
+        f"would begin {made.settings.id}: {turns} turn{'s' if turns > 1 else ''}, "
         f"{made.bytes >> 20} MiB of disk at most"
     ]
     if made.shadow:
@@ -86,7 +87,7 @@ def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
     ended = running.follow(
         app.paths, settings, wait,
         tell=lambda step: _progress(app, settings, step),
-        warn=lambda error: app.note(f"aegisbpf: {error.message}"),
+        warn=lambda error: app.note(warning_of(error)),
         at_once=at_once,
     )  # fmt: skip
     if _is_watched(app):
@@ -98,6 +99,12 @@ def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
     if stop.signal == signal.SIGINT:
         return 128 + signal.SIGINT
     return code_of(ended.verdict.status if ended.verdict else "")
+
+
+def warning_of(error: AegisError) -> str:
+    """Return what is told of a turn that could not be made, with the file that it is about."""
+    where = f" ({error.detail})" if error.detail else ""
+    return f"aegisbpf: {error.message}{where}"
 
 
 def _progress(app: App, settings: Settings, step: Step) -> None:

@@ -295,7 +295,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left_of_it(host: Host) -> N
     refused(StateError, "whose mode is enforce: it is audit", scenario="enforce")
     refused(UsageError, "no live rule denies", scenario="stress", workload="stress")
     refused(UsageError, "lasts from 10 s", duration_s=5)
-    refused(UsageError, "turns are made every", interval_s=601)
+    refused(UsageError, "is shorter than the interval", interval_s=601)
     refused(UsageError, "turns at most", duration_s=86400 * 100, interval_s=1)
     refused(UsageError, "nothing to override", override="because")
     refused(UsageError, "only a soak that enforces asks whose", expected=("path:/x",))

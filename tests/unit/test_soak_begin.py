@@ -15,7 +15,8 @@ from soak_host import WALL, Host, killed_at
 
 from aegis_tools.cli.main import run
 from aegis_tools.cli.soak_report import FAILED, UNDECIDED
-from aegis_tools.errors import StateError
+from aegis_tools.cli.soak_run import warning_of
+from aegis_tools.errors import AegisError, StateError
 from aegis_tools.paths import Paths
 from aegis_tools.soak import (
     evidence,
@@ -183,7 +184,7 @@ def test_a_turn_that_cannot_be_written_down_is_told_and_the_next_one_is_made(hos
     host.turn()
     host.at.samples.rename(host.at.path / "kept")
     host.at.samples.mkdir()
-    warned: list[str] = []
+    warned: list[AegisError] = []
 
     def wait(seconds: float) -> bool:
         host.later(seconds)
@@ -194,9 +195,12 @@ def test_a_turn_that_cannot_be_written_down_is_told_and_the_next_one_is_made(hos
 
     running.follow(
         host.paths, host.settings, wait, tell=lambda _: None,
-        warn=lambda error: warned.append(error.message), seams=host.seams,
+        warn=warned.append, seams=host.seams,
     )  # fmt: skip
-    assert warned == ["cannot write the samples: it is a folder"] * 2
+    for error in warned:
+        text = warning_of(error)
+        assert text.startswith("aegisbpf: cannot write the samples: it is a folder (")
+        assert str(host.at.samples) in text
     assert len(host.rows()) == 2
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from aegis_tools.errors import NotLoadedError, UsageError
+from aegis_tools.errors import NotLoadedError, StateError, UsageError
 from aegis_tools.paths import Paths
-from aegis_tools.soak.plan import Wanted, plan
+from aegis_tools.soak.plan import BYTES_BESIDE, Wanted, bytes_of, check_room, plan
 
 
 def refusal(tmp_path: Path, **given: Any) -> UsageError:
@@ -52,3 +52,26 @@ def test_texts_of_just_the_size_are_taken(tmp_path: Path) -> None:
                     note="ü" * 2000, foreground=True)  # fmt: skip
     with pytest.raises(NotLoadedError):
         plan(Paths(tmp_path), wanted)
+
+
+def test_a_soak_shorter_than_its_interval_is_told_which_is_which(tmp_path: Path) -> None:
+    refused = refusal(tmp_path, duration_s=30)
+    assert "30 s is shorter than the interval" in refused.message
+    assert "60 s, the default" in refused.message
+    assert refused.hint.endswith("--interval 3s")
+    refused = refusal(tmp_path, duration_s=600, interval_s=601)
+    assert refused.message.endswith("601 s")
+
+
+def test_fewer_turns_are_advised_only_where_they_would_fit() -> None:
+    wanted = Wanted("shadow", 14 * 86400, 5)
+    needed = bytes_of(wanted.duration_s, wanted.interval_s)
+    check_room(wanted, needed, 2 * needed)
+    for free, interval, hint in (
+        (2 * needed - 1, 5, "free some space, or make turns less often: --interval 5m"),
+        (2 * needed - 1, 300, "free some space"),
+        (2 * BYTES_BESIDE, 5, "free some space"),
+    ):
+        with pytest.raises(StateError) as refused:
+            check_room(Wanted("shadow", 14 * 86400, interval), needed, free)
+        assert refused.value.hint == hint

@@ -106,6 +106,16 @@ def test_programs_get_one_document(call: Call, tmp_path: Path) -> None:
     assert json.loads(out) == schema
 
 
+def test_the_schema_is_written_where_it_is_wanted(call: Call, tmp_path: Path) -> None:
+    target = tmp_path / "schema.json"
+    code, out, _ = call("report", "--schema", "--out", str(target))
+    assert (code, out) == (0, f"the schema: written to {target}\n")
+    assert target.read_text() == SCHEMA.read_text()
+    code, _, err = call("report", "--schema", "--out", str(target))
+    assert code == 8
+    assert "it exists already" in err
+
+
 def test_what_is_not_there_is_an_error_with_a_way_on(call: Call, tmp_path: Path) -> None:
     code, _, err = call("report")
     assert code == 2
