@@ -73,7 +73,8 @@ def _build_start(kinds: Any) -> None:
     )  # fmt: skip
     start.add_argument(
         "--expect", metavar="RULE", action="append", default=[],
-        help="a rule whose denials are as they should be; may be given again",
+        help="with enforce: a live rule (aegisbpf rule list) whose denials are as they should be; "
+        "may be given again",
     )  # fmt: skip
     start.add_argument(
         "--override", metavar="REASON", default="",
@@ -82,13 +83,14 @@ def _build_start(kinds: Any) -> None:
     start.add_argument("--note", metavar="TEXT", default="", help="anything else for the report")
     start.add_argument(
         "--foreground", action="store_true",
-        help="make the turns in this process; Ctrl-C ends the soak",
+        help="make the turns in this process, and end as soak report does; Ctrl-C ends the soak",
     )  # fmt: skip
     _dry_run(start)
     start.epilog = (
         "It goes on over reboots and restarts of the agent. One that enforces begins only after\n"
         "one in shadow of the same policy has passed, in full. Workloads are bounded: half a\n"
         "core, 512 MiB.\n\n"
+        f"exit codes with --foreground: {soak_report.VERDICTS}\n\n"
         "examples:\n"
         "  aegisbpf soak start --scenario shadow --duration 14d\n"
         "  aegisbpf soak start --scenario enforce --duration 7d --expect no-shadow\n"
@@ -112,7 +114,8 @@ def _build_sample(kinds: Any) -> None:
     )  # fmt: skip
     _dry_run(sample)
     sample.epilog = (
-        f"With --csv the exit code is {DEAD} where the agent does not run.\n\n"
+        f"With --csv the exit code is {DEAD} where the agent does not run.\n"
+        f"exit codes with --until-end: {soak_report.VERDICTS}\n\n"
         "examples:\n"
         "  aegisbpf soak sample\n"
         "  aegisbpf soak sample --until-end\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aegis_tools.cli import types
-from aegis_tools.cli.output import App, plain, table
+from aegis_tools.cli.output import App, table
 from aegis_tools.errors import StateError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAILED, UNDECIDED = 30, 31
 """Exit codes of a report whose verdict is not PASS."""
+VERDICTS = f"0 PASS, {FAILED} FAIL, {UNDECIDED} INCONCLUSIVE"
 FORMATS = ("text", "markdown", "html", "json")
 SCHEMA = Path(__file__).resolve().parent.parent / "soak" / "report.schema.json"
 _LOCK_SECONDS = 20.0
@@ -34,7 +35,7 @@ def build_report(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The files of a soak that has ended (report.html, .md, .json and verdict.json, in its\n"
         "folder) are made anew where they are not as they should be. FILE must not exist yet.\n\n"
-        f"exit codes: 0 PASS, {FAILED} FAIL, {UNDECIDED} INCONCLUSIVE or still running\n\n"
+        f"exit codes: {VERDICTS} or still running\n\n"
         "examples:\n"
         "  aegisbpf soak report\n"
         "  aegisbpf soak report --format html --out soak.html\n"
@@ -59,9 +60,7 @@ def build_compare(parser: argparse.ArgumentParser) -> None:
 def run_report(app: App, arguments: argparse.Namespace) -> int:
     """Print a report, or write it into a file."""
     if arguments.schema:
-        text = SCHEMA.read_text(encoding="utf-8")
-        app.write(json.loads(text), text)
-        return 0
+        return _schema(app, arguments.out)
     soak = _soak(app, arguments.id)
     report = _made(app, soak)
     body = _body(report, arguments.format)
@@ -76,12 +75,27 @@ def run_report(app: App, arguments: argparse.Namespace) -> int:
     return exit_code(report)
 
 
+def _schema(app: App, out: Path | None) -> int:
+    text = SCHEMA.read_text(encoding="utf-8")
+    if out is None:
+        app.write(json.loads(text), text)
+    else:
+        _write(out, text, "schema")
+        app.show({"file": str(out)}, f"the schema: written to {out}")
+    return 0
+
+
 def exit_code(report: Mapping[str, Any]) -> int:
     """Return the exit code of a report; a soak that runs has passed nothing yet."""
-    status = report["verdict"]["status"]
+    running = report["soak"]["state"] == "running"
+    return code_of(report["verdict"]["status"], running=running)
+
+
+def code_of(status: str, *, running: bool = False) -> int:
+    """Return the exit code of a verdict's status; empty for none."""
     if status == "FAIL":
         return FAILED
-    return 0 if status == "PASS" and report["soak"]["state"] != "running" else UNDECIDED
+    return 0 if status == "PASS" and not running else UNDECIDED
 
 
 def _soak(app: App, identifier: str) -> Soak:
@@ -128,10 +142,10 @@ def _body(report: Mapping[str, Any], wanted: str) -> str:
     return to_text(report)
 
 
-def _write(path: Path, body: str) -> None:
+def _write(path: Path, body: str, what: str = "report") -> None:
     from aegis_tools.control.files import named, write_new
 
-    write_new(path, body.encode(), what=f"report {named(path)}", mode=0o644)
+    write_new(path, body.encode(), what=f"{what} {named(path)}", mode=0o644)
 
 
 def run_compare(app: App, arguments: argparse.Namespace) -> int:
@@ -153,18 +167,21 @@ def _brief(app: App, word: str) -> Brief:
 
 
 def _compared(found: Mapping[str, Any]) -> str:
+    from aegis_tools.control.files import printable
     from aegis_tools.soak.compare import told, verdict
 
-    sides = ((name.upper(), found[name]["id"], found[name]["host"], found[name]["text"])
+    sides = ((name.upper(), *(printable(found[name][field]) for field in ("id", "host", "text")))
              for name in ("a", "b"))  # fmt: skip
     lines = [table(sides), ""]
     if found["conditions"]:
         rows = (
-            (f"  {one['what']}", one["a"] or "-", one["b"] or "-") for one in found["conditions"]
+            (f"  {one['what']}", printable(one["a"]) or "-", printable(one["b"]) or "-")
+            for one in found["conditions"]
         )
         lines += ["Not the same:", table(rows), ""]
     rows_ = (
-        (one["title"], told(one, "a"), told(one, "b"), verdict(one)) for one in found["criteria"]
+        (*map(printable, (one["title"], told(one, "a"), told(one, "b"))), verdict(one))
+        for one in found["criteria"]
     )
     lines.append(table(rows_, ("CRITERION", "A", "B", "")))
-    return "\n".join(plain(line) for text in lines for line in text.split("\n"))
+    return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aegis_tools.cli.output import App, plain
 from aegis_tools.cli.soak import DEAD
-from aegis_tools.errors import StateError
+from aegis_tools.errors import AegisError, StateError
 from aegis_tools.soak import reading, running
 
 # The rest is imported where it is used: a turn is made every minute, and must cost little.
@@ -49,8 +49,9 @@ def start(app: App, arguments: argparse.Namespace) -> int:
 
 
 def _would(made: Plan) -> str:
+    turns = made.settings.turns
     lines = [
-        f"would begin {made.settings.id}: {made.settings.turns} turns, "
+        f"would begin {made.settings.id}: {turns} turn{'s' if turns > 1 else ''}, "
         f"{made.bytes >> 20} MiB of disk at most"
     ]
     if made.shadow:
@@ -69,8 +70,14 @@ def _begun(made: Plan) -> str:
 
 
 def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
-    """Make the turns until the end; Ctrl-C and SIGTERM end the soak in order."""
+    """Make the turns until the end; Ctrl-C and SIGTERM end the soak in order.
+
+    Returns:
+        The exit code: of the verdict, as ``soak report`` has it, unless Ctrl-C has ended it.
+    """
     import select
+
+    from aegis_tools.cli.soak_report import code_of
 
     def wait(seconds: float) -> bool:
         if not stop:
@@ -80,7 +87,7 @@ def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
     ended = running.follow(
         app.paths, settings, wait,
         tell=lambda step: _progress(app, settings, step),
-        warn=lambda error: app.note(f"aegisbpf: {error.message}"),
+        warn=lambda error: app.note(warning_of(error)),
         at_once=at_once,
     )  # fmt: skip
     if _is_watched(app):
@@ -89,7 +96,15 @@ def _follow(app: App, settings: Settings, stop: Stop, *, at_once: bool) -> int:
         app.show({"soak": settings.id, "ended_by": "another command"}, f"{settings.id} has ended")
         return 0
     _show_end(app, ended)
-    return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
+    if stop.signal == signal.SIGINT:
+        return 128 + signal.SIGINT
+    return code_of(ended.verdict.status if ended.verdict else "")
+
+
+def warning_of(error: AegisError) -> str:
+    """Return what is told of a turn that could not be made, with the file that it is about."""
+    where = f" ({error.detail})" if error.detail else ""
+    return f"aegisbpf: {error.message}{where}"
 
 
 def _progress(app: App, settings: Settings, step: Step) -> None:
@@ -194,6 +209,7 @@ def _seed_row(app: App, arguments: argparse.Namespace) -> int:
 
     found = seedrow.look(app.paths)
     if arguments.dry_run:
+        seedrow.check(arguments.csv)
         app.show({"file": str(arguments.csv), "dry_run": True}, f"would add to {arguments.csv}")
         return 0
     row = seedrow.add(arguments.csv, found)

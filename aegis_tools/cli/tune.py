@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from aegis_tools.control.tune.model import Advice, Item
     from aegis_tools.control.tune.observe import Observed
 
+SECONDS = 10
+
 
 def build(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument(
-        "--seconds", type=types.number(1, 86400), default=10, metavar="N",
+        "--seconds", type=types.number(1, 86400), default=SECONDS, metavar="N",
         help="observe for so long (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -65,7 +67,7 @@ def run(app: App, arguments: argparse.Namespace) -> int:
             "applied": done,
             "dry_run": arguments.dry_run,
         },
-        lambda: as_text(seen, advice, _outcome(arguments, advice, done)),
+        lambda: as_text(seen, advice, outcome(arguments, advice, done)),
     )
     return 0
 
@@ -81,7 +83,7 @@ def _apply(app: App, advice: Advice) -> list[str]:
     return [name for name, was in done._asdict().items() if was]
 
 
-def _outcome(arguments: argparse.Namespace, advice: Advice, done: list[str]) -> list[str]:
+def outcome(arguments: argparse.Namespace, advice: Advice, done: list[str]) -> list[str]:
     """Return what is said last: what was done, or what would do it."""
     if not advice.changed:
         return ["nothing to do"]
@@ -92,8 +94,18 @@ def _outcome(arguments: argparse.Namespace, advice: Advice, done: list[str]) -> 
         ]
     if arguments.apply and not arguments.dry_run:
         return ["nothing was done: somebody else has changed it meanwhile"]
-    first = "dry run, would do" if arguments.apply else "to do it: aegisbpf tune --apply; by hand"
+    first = "dry run, would do" if arguments.apply else f"to do it: {_again(arguments)}; by hand"
     return _listed(first, advice.wanted.commands())
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """Return the command that observes in the same way, and sets what follows from it."""
+    words = ["aegisbpf tune --apply"]
+    if arguments.seconds != SECONDS:
+        words.append(f"--seconds {arguments.seconds}")
+    if arguments.buffer_seconds != sizes.PAUSE:
+        words.append(f"--buffer-seconds {arguments.buffer_seconds}")
+    return " ".join(words)
 
 
 def _listed(title: str, commands: tuple[str, ...]) -> list[str]:

@@ -134,6 +134,19 @@ def memory(pid: int, proc: Path = Path("/proc")) -> tuple[int | None, int | None
     return rss, anonymous
 
 
+def resident(seen: Seen, ring: int, ring_bytes: int) -> int | None:
+    """Return the agent's own bytes in memory; None where they cannot be told.
+
+    Args:
+        seen: The agent.
+        ring: Id of the ring that is loaded, which counts only where the agent reads that one.
+        ring_bytes: Its size.
+    """
+    if seen.rss is None or seen.ring != ring:
+        return seen.rss
+    return without_ring(seen.rss, ring_bytes)
+
+
 def without_ring(rss: int, ring_bytes: int) -> int:
     """Return memory without the event ring: its pages are the kernel's, and count twice."""
     ring = 2 * ring_bytes + _OWN_PAGES * os.sysconf("SC_PAGE_SIZE")

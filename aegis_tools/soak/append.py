@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
 
 from aegis_tools.control.files import SYSTEM, Calls, write_all
 from aegis_tools.errors import StateError
+
+_REASONS = {
+    errno.ENOENT: "its folder does not exist",
+    errno.ENOTDIR: "a part of its path is no folder",
+    errno.EISDIR: "it is a folder",
+    errno.ELOOP: "it is a symbolic link",
+}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def append(path: Path, lines: str, *, what: str, header: str = "", calls: Calls = SYSTEM) -> int:
@@ -20,7 +29,7 @@ def append(path: Path, lines: str, *, what: str, header: str = "", calls: Calls 
     Args:
         path: The file; its folder exists.
         lines: What to add.
-        what: What the file is, for the error message.
+        what: What the file is, for the error message; with its name where a person gave it.
         header: What a new file begins with.
         calls: The system calls.
 
@@ -38,11 +47,14 @@ def append(path: Path, lines: str, *, what: str, header: str = "", calls: Calls 
         finally:
             os.close(fd)
     except OSError as error:
-        raise StateError(
-            f"cannot write the {what}",
-            hint="is the disk full or read-only? see: df",
-            detail=f"{path}: {error}",
-        ) from error
+        raise _explained(error, what, path) from error
+
+
+def _explained(error: OSError, what: str, path: Path) -> StateError:
+    reason = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
+    full = error.errno in _NO_ROOM
+    hint = "is the disk full or read-only? see: df" if full else "see what is there: ls -ld"
+    return StateError(f"cannot write the {what}: {reason}", hint=hint, detail=f"{path}: {error}")
 
 
 def _append(fd: int, lines: str, header: str, calls: Calls) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
+from aegis_tools.soak.columns import Sample
 from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.state import State
 
@@ -46,6 +48,18 @@ def elapsed(before: State, now: Now) -> float:
     if not rebooted(before, now):
         return before.elapsed_s + now.boot_s - before.boot_s
     return before.elapsed_s + min(max(now.wall - before.wall, 0.0), OFF_SECONDS)
+
+
+def up_to(before: State, newest: Sample | None, now: Now) -> State:
+    """Return what the last turn remembered, with the time of the newest row where that is later.
+
+    A turn that made its row and could not be remembered, as where the disk is full, was made.
+    """
+    if newest is None or newest.boot != now.boot or newest.boot_s is None:
+        return before
+    if newest.boot_s > now.boot_s or (before.boot == now.boot and newest.boot_s <= before.boot_s):
+        return before
+    return replace(before, wall=newest.timestamp, boot=now.boot, boot_s=newest.boot_s)
 
 
 def told(before: State, now: Now, interval_s: int, *, fresh: bool = False) -> list[Happened]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from aegis_tools.errors import AegisError, StateError
+from collections.abc import Sequence
+
+from aegis_tools.control.files import printable
+from aegis_tools.errors import AegisError, StateError, UsageError
 from aegis_tools.paths import Paths
 from aegis_tools.soak.reading import read_soak, soaks
 from aegis_tools.soak.verdict import MINIMUM_S, PASS, judge, span
@@ -60,3 +63,29 @@ def check(paths: Paths, digest: str, override: str) -> str:
         "   (or say why not: --override REASON)",
         data={"reason": reason},
     )
+
+
+def check_expected(paths: Paths, expected: Sequence[str]) -> None:
+    """Raise UsageError where denials are expected of a rule that is not live.
+
+    Raises:
+        UsageError: No live rule has such an id.
+        AegisError: What is loaded is damaged, or not ours.
+    """
+    if not expected:
+        return
+    # Here, because it may read the stored policy: only who names rules needs it.
+    from aegis_tools.control.live import Live
+    from aegis_tools.control.names import Names
+    from aegis_tools.kernel.layout import uid_of
+    from aegis_tools.kernel.pins import Pins
+
+    with Live(Pins(paths.pins)) as live:
+        names = Names(live, paths)
+        unknown = [one for one in expected if names.get(uid_of(one)) is None]
+    if unknown:
+        raise UsageError(
+            f"--expect: no live rule has the id '{printable(unknown[0])}'",
+            hint="see the ids: aegisbpf rule list",
+            detail=names.problem,
+        )

@@ -13,9 +13,20 @@ from aegis_tools.paths import Paths
 from aegis_tools.soak import agent, gate, loaded, reading, unit, workload
 from aegis_tools.soak.folder import folder
 from aegis_tools.soak.hostfacts import read_host, read_policy
-from aegis_tools.soak.settings import DURATION, INTERVAL, MAX_TURNS, Settings, new_id
+from aegis_tools.soak.settings import (
+    DURATION,
+    INTERVAL,
+    LONGEST,
+    MAX_TURNS,
+    MOST_RULES,
+    Settings,
+    new_id,
+)
 from aegis_tools.soak.state import Agent
 
+DEFAULT_INTERVAL = 60
+SELDOM = 300
+"""Seconds between turns, of which fewer are advised where the disk has no room."""
 BYTES_A_TURN = 1200
 """A row of 250 bytes, and those of some ten rules that matched."""
 BYTES_BESIDE = 24 << 20
@@ -39,7 +50,7 @@ class Wanted:
 
     scenario: str
     duration_s: int
-    interval_s: int = 60
+    interval_s: int = DEFAULT_INTERVAL
     workload: str = "none"
     expected: tuple[str, ...] = ()
     override: str = ""
@@ -96,6 +107,7 @@ def plan(paths: Paths, wanted: Wanted, *, seams: Seams = SYSTEM) -> Plan:
             disk has no room.
     """
     _check_bounds(wanted)
+    _check_texts(wanted)
     if not wanted.foreground and not unit.has_systemd(paths):
         raise UsageError(
             "systemd does not run here, so nothing would make the turns of a soak",
@@ -108,10 +120,11 @@ def plan(paths: Paths, wanted: Wanted, *, seams: Seams = SYSTEM) -> Plan:
     _check_mode(wanted.scenario, found.mode)
     shadow = ""
     if wanted.scenario == "enforce":
+        gate.check_expected(paths, wanted.expected)
         shadow = gate.check(paths, found.policy, wanted.override)
     workload.check(paths, wanted.workload)
-    needed = (wanted.duration_s // wanted.interval_s) * BYTES_A_TURN + BYTES_BESIDE
-    _check_room(paths, needed)
+    needed = bytes_of(wanted.duration_s, wanted.interval_s)
+    check_room(wanted, needed, _free(paths))
     now = seams.wall()
     settings = Settings(
         id=new_id(wanted.scenario, now),
@@ -140,10 +153,18 @@ def _check_bounds(wanted: Wanted) -> None:
             hint="the seed asks for 7d to 14d: --duration 14d",
         )
     low, high = INTERVAL
-    if not low <= wanted.interval_s <= high or wanted.interval_s > wanted.duration_s:
+    if not low <= wanted.interval_s <= high:
         raise UsageError(
-            f"turns are made every {low} s to {high} s, and not less than once",
+            f"turns are made every {low} s to {high} s",
             hint="leave --interval out, or write: --interval 60s",
+        )
+    if wanted.interval_s > wanted.duration_s:
+        default = ", the default" if wanted.interval_s == DEFAULT_INTERVAL else ""
+        raise UsageError(
+            f"a soak of {wanted.duration_s} s is shorter than the interval from turn to turn, "
+            f"{wanted.interval_s} s{default}",
+            hint="let it last longer, or write, for example: --interval "
+            f"{max(wanted.duration_s // 10, 1)}s",
         )
     if wanted.duration_s // wanted.interval_s > MAX_TURNS:
         raise UsageError(
@@ -153,6 +174,31 @@ def _check_bounds(wanted: Wanted) -> None:
         raise UsageError(
             "there is nothing to override: only a soak that enforces needs one before it",
             hint="leave --override out",
+        )
+    if wanted.expected and wanted.scenario != "enforce":
+        raise UsageError(
+            "no denials are expected: only a soak that enforces asks whose they are",
+            hint="leave --expect out",
+        )
+
+
+def _check_texts(wanted: Wanted) -> None:
+    given = [("--note", wanted.note), ("--override", wanted.override)]
+    given += [("--expect", rule) for rule in wanted.expected]
+    for option, text in given:
+        if len(text) > LONGEST:
+            raise UsageError(
+                f"{option} has {len(text)} characters, and {LONGEST} is the most",
+                hint="write less",
+            )
+        if not text.isprintable() and any("\ud800" <= one <= "\udfff" for one in text):
+            raise UsageError(
+                f"{option} is no UTF-8: {files.printable(text)}", hint="write it in UTF-8"
+            )
+    if len(wanted.expected) > MOST_RULES:
+        raise UsageError(
+            f"--expect is given {len(wanted.expected)} times, and {MOST_RULES} is the most",
+            hint="name fewer rules",
         )
 
 
@@ -189,18 +235,35 @@ def _check_mode(scenario: str, mode: str) -> None:
     )
 
 
-def _check_room(paths: Paths, needed: int) -> None:
-    """Refuse to begin what would fill the disk: twice as much as it may need has to be free."""
+def bytes_of(duration_s: int, interval_s: int) -> int:
+    """Return how many bytes of disk a soak may need."""
+    return (duration_s // interval_s) * BYTES_A_TURN + BYTES_BESIDE
+
+
+def check_room(wanted: Wanted, needed: int, free: int) -> None:
+    """Refuse to begin what would fill the disk: twice as much as it may need has to be free.
+
+    Raises:
+        StateError: It is not.
+    """
+    if free >= 2 * needed:
+        return
+    hint = "free some space"
+    if wanted.interval_s < SELDOM and free >= 2 * bytes_of(wanted.duration_s, SELDOM):
+        hint += f", or make turns less often: --interval {SELDOM // 60}m"
+    raise StateError(
+        f"the soak may need {needed >> 20} MiB of disk, and {free >> 20} MiB are free; "
+        "twice as much has to be",
+        hint=hint,
+        data={"needed_bytes": needed, "free_bytes": free},
+    )
+
+
+def _free(paths: Paths) -> int:
+    """Return how many bytes are free where soaks are, or will be."""
     place = next(path for path in (paths.state, *paths.state.parents) if path.is_dir())
     found = os.statvfs(place)
-    free = found.f_bavail * found.f_frsize
-    if free < 2 * needed:
-        raise StateError(
-            f"the soak may need {needed >> 20} MiB of disk, and {free >> 20} MiB are free; "
-            "twice as much has to be",
-            hint="free some space, or make turns less often: --interval 5m",
-            data={"needed_bytes": needed, "free_bytes": free},
-        )
+    return found.f_bavail * found.f_frsize
 
 
 def _warnings(paths: Paths, found: loaded.Loaded, seams: Seams) -> list[str]:

@@ -15,6 +15,8 @@ from aegis_tools.soak.happened import Happened
 from aegis_tools.soak.settings import Settings
 from aegis_tools.soak.state import State
 
+_TAIL = 8192
+"""Bytes that have the newest row in them, and some more."""
 _LOST = "what the turns remembered was damaged: what happened since the last one may be missing"
 
 
@@ -46,6 +48,20 @@ def of_rows(samples: list[Sample], settings: Settings) -> State:
         lasted = changes.elapsed(found, now)
         found = replace(found, elapsed_s=lasted, wall=now.wall, boot=now.boot, boot_s=now.boot_s)
     return replace(found, turn=len(samples))
+
+
+def newest_row(path: Path) -> Sample | None:
+    """Return the last row of a file that is one; None where there is none, or it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            data = os.pread(fd, _TAIL, max(0, os.fstat(fd).st_size - _TAIL))
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    samples, _ = columns.parse(data.decode("utf-8", "replace"))
+    return samples[-1] if samples else None
 
 
 def _text(path: Path, limit: int) -> bytes:

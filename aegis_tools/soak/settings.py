@@ -25,7 +25,10 @@ MAX_TURNS = 300_000
 MAX_JSON = 1 << 20
 _DIGEST = re.compile(r"(?:sha256:)?[0-9a-f]{64}", re.ASCII)
 _BOOT = re.compile(r"[0-9a-f]{8}|", re.ASCII)
-_SHORT, _LONG, _ITEMS = 256, 2000, 1000
+LONGEST = 2000
+"""Characters of a note, a reason, a rule's id."""
+MOST_RULES = 1000
+_SHORT = 256
 _LATEST = 2**40
 
 
@@ -222,8 +225,8 @@ def _check(one: Settings) -> None:
     _require(_number(one.boot_s, 0, _LATEST), "boot_s")
     _require(one.mode in MODES, "mode")
     _require(one.workload in WORKLOADS, "workload")
-    _require(_texts((one.override, one.note), _LONG), "override, note")
-    _require(_texts(one.expected, _LONG), "expected")
+    _require(_texts((one.override, one.note), LONGEST), "override, note")
+    _require(_texts(one.expected, LONGEST), "expected")
     if one.policy is not None:
         _check_policy(one.policy)
     _check_host(one.host)
@@ -252,7 +255,7 @@ def _number(value: object, low: float, high: float) -> bool:
 
 
 def _texts(values: tuple[str, ...], longest: int) -> bool:
-    return len(values) <= _ITEMS and all(
+    return len(values) <= MOST_RULES and all(
         isinstance(text, str) and len(text) <= longest for text in values
     )
 

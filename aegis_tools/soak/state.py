@@ -20,7 +20,7 @@ FORMAT = 1
 MAX_NAMES = 2000
 """Of rules; beyond, they are looked up anew."""
 _MAX_FILE = 2 << 20
-_WHAT = "memory of the soak"
+_WHAT = "state of the soak"
 _FLOATS = ("elapsed_s", "wall", "boot_s")
 _INTEGERS = ("turn", "kmsg", "maps", "told", "lines", "warnings")
 _FLAGS = ("placed", "evidence")

@@ -134,6 +134,8 @@ def _row(paths: Paths, name: str, current: str) -> dict[str, Any]:
     at = folder(paths, name)
     row: dict[str, Any] = {"id": name, "state": "damaged", "verdict": "", "workload": "",
                            "duration_seconds": None, "started": None, "ended": None}  # fmt: skip
+    if name == current and not files.exists(at.settings):
+        return row | {"state": "beginning"}
     try:
         settings = read_settings(paths, name)
     except AegisError:

@@ -102,6 +102,8 @@ def cut(text: str) -> str:
 
 
 def _key(one: Happened) -> tuple[str, str, str]:
+    if one.kind in ("gap", "reboot"):  # how long it was differs by who tells it; not since when
+        return one.kind, one.class_, f"{one.time - (one.value or 0):.0f}"
     return one.kind, one.class_, one.text
 
 

@@ -77,7 +77,8 @@ def make(
     before, lost = recover.remembered(at, settings)
     look = Look(paths, at.path, before, not before.turn or bool(lost), seams, sleep)
     sample = _sample(look)
-    changed = changes.told(before, look.now, settings.interval_s, fresh=look.fresh)
+    last = changes.up_to(before, recover.newest_row(at.samples), look.now)
+    changed = changes.told(last, look.now, settings.interval_s, fresh=look.fresh)
     found = [*changed, *lost, *look.of_agent(), *look.of_kernel(), *look.happened]
     names, rows = _hits(look)
     after = tell(paths, settings.id, before, found, calls=calls)
@@ -96,9 +97,7 @@ def _sample(look: Look) -> Sample:
     seen, kernel = look.agent, look.loaded
     counters, there = kernel.counters, kernel.there
     sent = counters[Stat.EVENTS] + counters[Stat.RINGBUF_DROPS] if there else None
-    rss = seen.rss
-    if rss is not None and seen.ring == kernel.ring:
-        rss = agent.without_ring(rss, kernel.ring_bytes)
+    rss = agent.resident(seen, kernel.ring, kernel.ring_bytes)
     return Sample(
         timestamp=max(int(look.wall), 0),
         cpu_pct=agent.cpu_percent(look.agent_before, seen),

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from soak_host import WALL, Host, killed_at
 
-from aegis_tools.errors import StateError
+from aegis_tools.cli.main import run
+from aegis_tools.cli.soak_report import FAILED, UNDECIDED
+from aegis_tools.cli.soak_run import warning_of
+from aegis_tools.errors import AegisError, StateError
 from aegis_tools.paths import Paths
 from aegis_tools.soak import (
     evidence,
@@ -28,6 +31,8 @@ from aegis_tools.soak import (
     workload,
 )
 from aegis_tools.soak.settings import PolicyFacts, Settings, new_id
+
+OOPS = "BUG: kernel NULL pointer dereference"
 
 
 @pytest.fixture
@@ -100,6 +105,15 @@ def test_who_asks_while_a_soak_begins_is_told_so(host: Host) -> None:
         status.read(host.paths, status.wanted(host.paths, ""))
 
 
+def test_a_soak_that_is_beginning_is_listed_as_that_and_one_without_settings_as_damaged(
+    host: Host,
+) -> None:
+    host.at.settings.unlink()
+    assert [one["state"] for one in status.overview(host.paths)] == ["beginning"]
+    host.paths.soak_running.unlink()
+    assert [one["state"] for one in status.overview(host.paths)] == ["damaged"]
+
+
 def test_what_is_wrong_with_the_rest_keeps_no_soak_from_ending(host: Host) -> None:
     host.turns(2)
     host.at.report_html.mkdir()
@@ -138,6 +152,20 @@ def test_turns_in_the_foreground_keep_their_rhythm_and_make_up_for_nothing(host:
     assert host.told("gap") == ["no turn was made for 210 s"]
 
 
+@pytest.mark.parametrize(
+    ("says", "words", "code"),
+    [("", ["--until-end"], UNDECIDED), (OOPS, ["--until-end"], FAILED), (OOPS, [], 0)],
+)
+def test_turns_to_the_end_have_the_exit_code_of_the_verdict_and_one_turn_has_not(
+    host: Host, says: str, words: list[str], code: int
+) -> None:
+    host.turns(1)
+    if says:
+        host.says(says)
+    assert run(["--root", str(host.paths.root), "soak", "sample", *words]) == code
+    assert reading.running(host.paths) == ""
+
+
 def test_who_waits_can_stop_it_and_somebody_elses_end_is_no_error(host: Host) -> None:
     host.turn()
     told = {"tell": lambda _: None, "warn": pytest.fail}
@@ -156,7 +184,7 @@ def test_a_turn_that_cannot_be_written_down_is_told_and_the_next_one_is_made(hos
     host.turn()
     host.at.samples.rename(host.at.path / "kept")
     host.at.samples.mkdir()
-    warned: list[str] = []
+    warned: list[AegisError] = []
 
     def wait(seconds: float) -> bool:
         host.later(seconds)
@@ -167,9 +195,12 @@ def test_a_turn_that_cannot_be_written_down_is_told_and_the_next_one_is_made(hos
 
     running.follow(
         host.paths, host.settings, wait, tell=lambda _: None,
-        warn=lambda error: warned.append(error.message), seams=host.seams,
+        warn=warned.append, seams=host.seams,
     )  # fmt: skip
-    assert warned == ["cannot write the samples"] * 2
+    for error in warned:
+        text = warning_of(error)
+        assert text.startswith("aegisbpf: cannot write the samples: it is a folder (")
+        assert str(host.at.samples) in text
     assert len(host.rows()) == 2
 
 

@@ -180,3 +180,10 @@ def test_the_ring_is_no_memory_of_the_agents() -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     assert agent.without_ring((10 << 20) + (2 << 18) + 2 * page, 1 << 18) == 10 << 20
     assert agent.without_ring(4096, 1 << 18) == 4096
+
+
+def test_only_the_ring_that_the_agent_reads_is_taken_from_its_memory() -> None:
+    seen = agent.Seen("running", 7, rss=10 << 20, ring=3)
+    assert agent.resident(seen, 3, 1 << 18) == agent.without_ring(10 << 20, 1 << 18)
+    assert agent.resident(seen, 4, 1 << 18) == 10 << 20
+    assert agent.resident(agent.Seen("dead", 7), 0, 1 << 18) is None

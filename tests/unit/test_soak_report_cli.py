@@ -106,6 +106,16 @@ def test_programs_get_one_document(call: Call, tmp_path: Path) -> None:
     assert json.loads(out) == schema
 
 
+def test_the_schema_is_written_where_it_is_wanted(call: Call, tmp_path: Path) -> None:
+    target = tmp_path / "schema.json"
+    code, out, _ = call("report", "--schema", "--out", str(target))
+    assert (code, out) == (0, f"the schema: written to {target}\n")
+    assert target.read_text() == SCHEMA.read_text()
+    code, _, err = call("report", "--schema", "--out", str(target))
+    assert code == 8
+    assert "it exists already" in err
+
+
 def test_what_is_not_there_is_an_error_with_a_way_on(call: Call, tmp_path: Path) -> None:
     code, _, err = call("report")
     assert code == 2
@@ -159,6 +169,25 @@ def test_two_soaks_are_compared(call: Call, tmp_path: Path) -> None:
     code, _, err = call("compare", soak.settings.id, str(at.samples))
     assert code == 2
     assert "is no report of a soak" in err
+
+
+def test_a_report_of_another_host_stays_on_its_lines(call: Call, tmp_path: Path) -> None:
+    soak = soak_story.ten_minutes()
+    at = folder(soak_story.write(tmp_path, soak), soak.settings.id)
+    call("report")
+    report = json.loads(at.report_json.read_text())
+    _, honest, _ = call("compare", soak.settings.id, str(at.report_json))
+    report["host"] |= {"name": "web\nPASS  all is well", "kernel": "6.14\n\x1b[2J"}
+    report["criteria"][0] |= {"title": "Agent\ncrashes", "unit": "\n"}
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(report))
+    code, out, _ = call("compare", soak.settings.id, str(other))
+    assert code == 0
+    assert r"web\nPASS  all is well" in out
+    assert r"6.14\n\x1b[2J" in out
+    assert "\x1b" not in out
+    # Two conditions differ: a title, two rows, and a line without text.
+    assert len(out.splitlines()) == len(honest.splitlines()) + 4
 
 
 def test_a_kernel_message_cannot_drive_the_terminal(call: Call, tmp_path: Path) -> None:

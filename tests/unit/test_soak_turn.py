@@ -17,6 +17,7 @@ from aegis_tools.errors import StateError
 from aegis_tools.soak import changes, recover, state, telling
 from aegis_tools.soak.append import append
 from aegis_tools.soak.changes import Now
+from aegis_tools.soak.columns import Sample
 from aegis_tools.soak.happened import MAX_LINES, Happened
 from aegis_tools.soak.state import Agent, State
 from aegis_tools.soak.turn import Made
@@ -179,6 +180,67 @@ def test_a_full_disk_ends_no_soak_and_loses_nothing_a_verdict_rests_on(host: Hos
     host.turns(1)
     assert host.told("kernel") == [OOPS]
     assert host.state().elapsed_s == 300
+
+
+def no_new_file(path: object, flags: int, *rest: int, **named: int) -> int:
+    """Open what is there; there is no room for another file."""
+    if flags & os.O_EXCL:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return os.open(path, flags, *rest, **named)  # type: ignore[arg-type]
+
+
+def test_turns_that_could_not_be_remembered_but_have_their_rows_are_no_gap(host: Host) -> None:
+    host.turns(2)
+    for _ in range(6):
+        with pytest.raises(StateError, match="cannot write"):
+            host.turn(files.Calls(open=no_new_file))
+        host.later(60)
+    assert len(host.rows()) == 8
+    host.turns(1)
+    assert host.told() == []
+    assert host.state().elapsed_s == 8 * 60
+    # What has no row is one all the same, and a boot is told once.
+    host.later(240)
+    with pytest.raises(StateError, match="cannot write"):
+        host.turn(files.Calls(open=no_new_file))
+    assert host.told() == ["no turn was made for 300 s"]
+    host.wall += 240
+    host.boot(SECOND, at=30)
+    for _ in range(3):
+        with pytest.raises(StateError, match="cannot write"):
+            host.turn(files.Calls(open=no_new_file))
+        host.later(60)
+    assert [one.kind for one in host.events()] == ["gap", "reboot"]
+
+
+def test_a_gap_and_a_boot_are_told_once_although_no_row_can_be_written(host: Host) -> None:
+    host.turns(2)
+    host.at.samples.rename(host.at.path / "kept")
+    host.at.samples.mkdir()
+    for _ in range(6):
+        with pytest.raises(StateError, match="cannot write the samples"):
+            host.turn()
+        host.later(60)
+    assert host.told() == ["no turn was made for 240 s"]
+    host.wall += 240
+    host.boot(SECOND, at=30)
+    for _ in range(3):
+        with pytest.raises(StateError, match="cannot write the samples"):
+            host.turn()
+        host.later(60)
+    assert [one.kind for one in host.events()] == ["gap", "reboot"]
+
+
+def test_a_row_of_another_boot_or_an_older_one_says_nothing_of_the_last_turn() -> None:
+    before = State(turn=9, boot="0badcafe", boot_s=500.0, wall=WALL)
+    now = Now(WALL + 500, "0badcafe", 1000.0, "", "")
+    others = (("0badcafe", 499.0), ("feedbeef", 900.0), (None, None), ("0badcafe", 1001.0))
+    for boot, boot_s in others:
+        row = Sample(int(WALL), boot=boot, boot_s=boot_s)
+        assert changes.up_to(before, row, now) == before
+    assert changes.up_to(before, None, now) == before
+    row = Sample(int(WALL) + 400, boot="0badcafe", boot_s=900.0)
+    assert changes.up_to(before, row, now).boot_s == 900.0
 
 
 def test_lines_that_there_is_no_room_for_leave_the_file_as_it_was(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis_tools.cli.tune import as_text
+from aegis_tools.cli.main import parser_of
+from aegis_tools.cli.tune import as_text, outcome
 from aegis_tools.control.capacity import Outlook
 from aegis_tools.control.footprint import Sizes
 from aegis_tools.control.sizes import FILE_RECORD, MOST_ENTRIES, NET_RECORD, OPTIONS, RING_MOST
@@ -359,6 +360,18 @@ def test_what_does_not_fit_into_memory_is_said_and_not_done() -> None:
     with pytest.raises(KernelError, match="room for 4096 KiB"):
         check_room(advice)
     check_room(advise(replace(QUIET, room=Room(0, "memory"))))
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", " --seconds 3", " --buffer-seconds 20", " --seconds 3 --buffer-seconds 20"],
+)
+def test_the_command_that_would_do_it_has_the_options_that_were_given(options: str) -> None:
+    arguments = parser_of("tune").parse_args(options.split())
+    advice = advise(seen(100_000))
+    assert advice.changed
+    first = outcome(arguments, advice, [])[0]
+    assert first == f"to do it: aegisbpf tune --apply{options}; by hand:"
 
 
 def test_options_cover_every_policy_map_once() -> None:

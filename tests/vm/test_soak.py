@@ -18,6 +18,7 @@ import pytest
 from battery import refused, searched_once
 from kernel_support import REPOSITORY
 
+from aegis_tools.cli.soak_report import code_of
 from aegis_tools.control.heartbeat import read_heartbeat
 from aegis_tools.kernel import loader
 from aegis_tools.kernel.cgroups import mount_point
@@ -73,12 +74,14 @@ def command(paths: Paths, *words: str) -> list[str]:
     return [sys.executable, "-m", "aegis_tools", "--json", "--root", str(paths.root), *words]
 
 
-def aegis(paths: Paths, *words: str, code: int = 0) -> dict[str, Any]:
+def aegis(paths: Paths, *words: str, code: int | None = 0) -> dict[str, Any]:
     done = subprocess.run(
         command(paths, *words), cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    return dict(json.loads(done.stdout))
+    found = dict(json.loads(done.stdout))
+    wanted = code_of(found["verdict"]["status"]) if code is None else code
+    assert done.returncode == wanted, done.stdout + done.stderr
+    return found
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def an_agent(paths: Paths, *before: str) -> Iterator[None]:
 def soak(paths: Paths, *words: str) -> tuple[Soak, dict[str, Any]]:
     """Run a soak in the foreground to its end; return its files, and its verdict."""
     start = ("soak", "start", "--foreground", f"--duration={SECONDS}", f"--interval={INTERVAL}")
-    found = aegis(paths, *start, *words)
+    found = aegis(paths, *start, *words, code=None)
     verdict = {one["id"]: one["status"] for one in found["verdict"]["criteria"]}
     print(found["soak"], found["verdict"]["text"], verdict)
     return reading.read_soak(paths, found["soak"]), found["verdict"]
@@ -147,8 +150,8 @@ def test_a_soak_that_enforces_begins_with_a_reason_only_and_every_turn_is_refuse
                 (tmp_path / "secret").read_bytes()
             time.sleep(0.1)
         out, err = process.communicate(timeout=SECONDS + PATIENCE)
-    assert process.returncode == 0, err
     verdict = json.loads(out)["verdict"]
+    assert process.returncode == code_of(verdict["status"]), err
     found = reading.read_soak(paths, name)
     print(verdict["text"], [(one["id"], one["status"]) for one in verdict["criteria"]])
     assert found.problems == ()
