@@ -28,7 +28,7 @@ class Job(NamedTuple):
         quiet: Its output goes to a log beside the results, shown where it fails.
         prepares: It only makes what others need, and writes no results.
         after: The command that it needs to have ended, by name; one that began before it.
-        waits: It waits most of its time, so it is run beside the others, WAITING_AT_ONCE of it.
+        waits: It waits most of its time, so it is run beside the others, one such at a time.
     """
 
     name: str
@@ -52,7 +52,6 @@ FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py"
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
 WAITING = ("kernel fleets", "kernel", "system soak", "system soaks")
 """What waits more than it works."""
-WAITING_AT_ONCE = 2
 TOGETHER = ("vm", "kernel", "molecule", "system", "long", "counted", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
