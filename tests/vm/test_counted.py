@@ -63,6 +63,6 @@ def test_an_open_that_misses_is_within_a_tenth_of_no_program(policy: str, counte
 
 def test_a_miss_takes_as_many_instructions_with_many_rules(counted: Counts) -> None:
     for policy, kind, count in POLICIES:
-        if count == MANY:
+        if count == MANY and kind != "cidr":  # in a trie, which gets deeper
             for call, added in counted[policy].items():
                 assert added <= 1.1 * counted[kind][call], (policy, call)
