@@ -159,9 +159,12 @@ def test_a_storm_asks_for_a_larger_ring_gets_it_and_nothing_is_dropped_any_more(
         size = item(done, "ring")["wanted"]
         assert ring(stormy) == size
         before = dropped(stormy)
-        again = stormy("tune", "--seconds", "3", "--apply")
-        assert (again["would_change"], again["changed"]) == (False, False)
-        assert again["observed"]["mean"]["dropped"] == 0
+        for _ in range(20):  # the agent starts anew, which takes its time on a busy host
+            again = stormy("tune", "--seconds", "3", "--apply")
+            assert (again["would_change"], again["changed"]) == (False, False)
+            assert again["observed"]["mean"]["dropped"] == 0
+            if again["observed"]["agent"]["events"]:
+                break
         assert again["observed"]["agent"]["events"] > 0
     assert dropped(stormy) == before
     assert bootstate.read_boot_state(stormy.paths).ringbuf_bytes == size
