@@ -16,6 +16,7 @@ from types import FrameType
 
 import pytest
 from enforcing_support import enforce
+from vmharness.kernels import HarnessError
 from vmharness.system.machine import Keys, Machine
 from vmharness.system.qemu import Qemu
 from vmharness.system.snapshot import Snapshot, loaded, ready
@@ -23,6 +24,10 @@ from vmharness.system.snapshot import Snapshot, loaded, ready
 HERE = Path(__file__).parent
 PATIENCE_SECONDS = 1500
 """A boot, or a search of the host, takes minutes where another machine runs beside it."""
+EVIDENCE = (
+    "findmnt --noheadings --output OPTIONS /; systemctl --failed --no-legend --plain;"
+    " journalctl --boot --priority warning --no-pager --output short-monotonic --lines 40"
+)
 STORED = {make: cache(partial(make, os.environ)) for make in (ready, loaded)}
 """Found once a run, so that a file that is edited meanwhile changes nothing."""
 
@@ -35,6 +40,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(PATIENCE_SECONDS))
     yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    """Tell with a failure what its machines had to say."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for name, value in item.funcargs.items():
+            if isinstance(value, Machine):
+                report.sections.append((f"system of {name}", evidence(value)))
+    return report
+
+
+def evidence(machine: Machine) -> str:
+    """Return what a system warned of, by a way that needs no login."""
+    try:
+        return machine.agent.run("/bin/sh", "-c", EVIDENCE)[1]
+    except HarnessError as error:
+        return f"{error}\n{machine.qemu.console()[-2000:]}"
 
 
 @pytest.fixture(scope="session", autouse=True)
