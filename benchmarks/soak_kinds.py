@@ -228,7 +228,17 @@ def slower(made: Draft) -> None:
     """Opening a file takes 25 % longer from some day on."""
     at = round(made.draw.uniform(0.3, 0.7) * len(made.times))
     for row in range(at, len(made.times)):
-        made.slower[row] = 1.25
+        made.slower[row] *= 1.25
+
+
+def rhythm(made: Draft) -> None:
+    """Opening a file takes 1.5 to 4 times as long in the hours of work, each day by 3 % other."""
+    height, phase = made.draw.uniform(0.5, 3), made.draw.random()
+    days = [made.draw.gauss(1, 0.03) for _ in range(math.ceil(made.times[-1] / DAY) + 2)]
+    for at in made.rows:
+        now = made.times[at] / DAY + phase
+        more = height * days[int(now)] * math.exp(-((((now % 1) - 0.55) / 0.17) ** 4))
+        made.slower[at] *= 1 + more
 
 
 def losing(made: Draft) -> None:
@@ -279,6 +289,7 @@ HEALTHY = (
     Kind("clock put back", (quiet, clock_back)),
     Kind("slow disk", (quiet, slow_disk)),
     Kind("day cycle", (quiet, day)),
+    Kind("slower in the hours of work", (quiet, rhythm)),
     Kind("log rotation", (quiet, log_rotation)),
     Kind("caches that fill", (quiet, cache)),
     Kind("10 minutes, 5 s apart", (start_up,), days=600 / DAY, interval=5.0),
@@ -319,6 +330,11 @@ AT_THE_LIMIT = (
 FAULTS = (
     Kind("3 % of a core", (quiet, busy), criterion="cpu_sustained"),
     Kind("25 % slower from some day on", (quiet, slower), criterion="slowness"),
+    Kind(
+        "25 % slower, and slower in the hours of work",
+        (quiet, rhythm, slower),
+        criterion="slowness",
+    ),
     Kind("0.05 % of events lost", (quiet, losing), criterion="drops"),
     Kind("maps grow by 5 % a day", (quiet, filling), criterion="maps_stable"),
 )

@@ -18,7 +18,7 @@ from aegis_tools.soak.segments import Clock
 from aegis_tools.soak.stats import Interval
 
 _PARTS = 8
-"""Into so many parts a stretch is cut whose mean is compared with that of another."""
+"""Into so many parts a stretch is cut that is compared with another."""
 
 
 @dataclass(frozen=True)
@@ -277,33 +277,49 @@ def _entries(row: Sample) -> float | None:
 
 
 def _slower(clock: Clock, rows: Sequence[Sample], confidence: float) -> Change | None:
-    """Compare the same hours of the day, where there are days enough."""
-    known = [
-        (time, row.probe_us, row.load1)
-        for time, row in zip(clock.times, rows, strict=True)
-        if row.probe_us
-    ]
+    """Compare each part of the beginning with that of the end, the same hours of another day.
+
+    So what a day's work does to every day is in no difference, and in no interval. In less than
+    two days there are no such hours, and parts are compared in their order.
+    """
+    known = [(time, row) for time, row in zip(clock.times, rows, strict=True) if row.probe_us]
     if len(known) < 4 * _PARTS:
         return None
-    begin, end = known[0][0], known[-1][0]
-    length = (end - begin) / 4
-    if end - begin >= DAYS_OF_A_CYCLE * DAY:
-        length = max(1, int(length / DAY)) * DAY
-    first = [one for one in known if one[0] <= begin + length]
-    last = [one for one in known if one[0] >= end - length]
-    if min(len(first), len(last)) < _PARTS:
+    begin, watched = known[0][0], known[-1][0] - known[0][0]
+    days = watched >= DAYS_OF_A_CYCLE * DAY
+    length = max(1, int(watched / 4 / DAY)) * DAY if days else watched / 4
+    later = begin + (round((watched - length) / DAY) * DAY if days else watched - length)
+    pairs = [
+        (first, last)
+        for first, last in zip(_cut(known, begin, length), _cut(known, later, length), strict=True)
+        if first and last
+    ]
+    if len(pairs) <= _PARTS // 2:
         return None
-    before, after = (
-        [math.log(value) for value in stats.medians([one[1] for one in part], _PARTS)]
-        for part in (first, last)
-    )
-    grown = stats.difference(before, after, confidence)
-    loads = [[one[2] for one in part if one[2] is not None] for part in (first, last)]
+    before, after = ([row for part in parts for row in part] for parts in zip(*pairs, strict=True))
+    grown = stats.paired([(_speed(first), _speed(last)) for first, last in pairs], confidence)
+    loads = [[row.load1 for row in part if row.load1 is not None] for part in (before, after)]
     return Change(
-        Interval(*(100 * math.expm1(min(x, 50.0)) for x in (grown.value, grown.low, grown.high))),
-        len(first) + len(last),
+        Interval(*(100 * math.expm1(min(x, 50.0)) for x in grown)),
+        len(before) + len(after),
         (median(loads[0]), median(loads[1])) if all(loads) else None,
     )
+
+
+def _cut(known: Sequence[tuple[float, Sample]], begin: float, length: float) -> list[list[Sample]]:
+    """Return the rows of each of the parts of a stretch of time."""
+    parts: list[list[Sample]] = [[] for _ in range(_PARTS)]
+    for time, row in known:
+        part = (time - begin) / length * _PARTS
+        if 0 <= part < _PARTS:
+            parts[int(part)].append(row)
+        elif part == _PARTS:
+            parts[-1].append(row)
+    return parts
+
+
+def _speed(part: Sequence[Sample]) -> float:
+    return math.log(median(row.probe_us for row in part if row.probe_us))
 
 
 def _denials(soak: Soak) -> Denials:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from operator import mul
-from statistics import NormalDist, fmean, median, variance
+from statistics import NormalDist, fmean, variance
 from typing import NamedTuple
 
 Row = Sequence[float]
@@ -114,6 +113,13 @@ def difference(before: Row, after: Row, confidence: float) -> Interval:
     return Interval(grown, grown - reach, grown + reach)
 
 
+def paired(pairs: Sequence[tuple[float, float]], confidence: float) -> Interval:
+    """Return by how much the second is more than the first (Student); at least two pairs."""
+    grown = [after - before for before, after in pairs]
+    reach = t_quantile(len(grown) - 1, confidence) * math.sqrt(variance(grown) / len(grown))
+    return Interval(fmean(grown), fmean(grown) - reach, fmean(grown) + reach)
+
+
 def long_run(scores: Row, count: int) -> float:
     """Return the variance of a sum, whatever the correlation of its neighbouring terms.
 
@@ -122,13 +128,6 @@ def long_run(scores: Row, count: int) -> float:
         count: How many waves it is estimated from: so many degrees of freedom it has.
     """
     return sum(dot(scores, wave) ** 2 for wave in cosines(len(scores), count)) / count
-
-
-def medians(values: Row, parts: int) -> list[float]:
-    """Return the medians of that many parts of equal length, or of as many as there are values."""
-    parts = min(parts, len(values))
-    ends = [len(values) * part // parts for part in range(parts + 1)]
-    return [median(values[a:b]) for a, b in pairwise(ends)]
 
 
 @lru_cache(maxsize=64)

@@ -236,6 +236,18 @@ def test_a_host_that_becomes_slower_fails_unless_its_load_explains_it() -> None:
     assert statuses(soak(change=loaded)) == {"slowness": INCONCLUSIVE}
 
 
+def test_hours_that_are_slow_every_day_hide_no_change_and_are_none() -> None:
+    draw = random.Random(2)
+
+    def probe(at: int, more: float) -> dict[str, Any]:
+        day = 2 + math.sin(2 * math.pi * at / 288)  # rows of five minutes in a day
+        return {"probe_us": 20 * day * more * math.exp(draw.gauss(0, 0.1))}
+
+    assert statuses(soak(change=each(lambda at, _: probe(at, 1)))) == {}
+    slower = each(lambda at, _: probe(at, 1.3 if at > 900 else 1))
+    assert statuses(soak(change=slower)) == {"slowness": FAIL}
+
+
 def hit(after: int, rule: str, blocks: int) -> Hit:
     return Hit(int(BEGUN) + after, rule, blocks, 0)
 
