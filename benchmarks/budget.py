@@ -10,11 +10,9 @@ counts instructions, those that are added to a call which no rule matches. The t
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,12 +21,12 @@ from aegis_tools.kernel import loader, syscall
 from aegis_tools.kernel.features import Features
 from aegis_tools.kernel.loader import LoadOptions
 from aegis_tools.monitors.registry import MONITORS
-from benchmarks.calls import NETWORK, build
+from benchmarks.calls import NETWORK
 from benchmarks.environment import counts_instructions
-from benchmarks.hooks import AUDIT, NONE, Hooks, hooks
+from benchmarks.hooks import AUDIT, NONE
 from benchmarks.loaded import bench
 from benchmarks.measure import pinned
-from benchmarks.rulesets import ALL, CAPACITIES, Place, places, ruleset
+from benchmarks.rulesets import ALL, Place, prepared, ruleset
 from benchmarks.sandbox import empty_sandbox, sandbox
 
 MANY = 1000
@@ -96,7 +94,7 @@ def misses() -> dict[str, dict[str, float]]:
 
     ``none again`` is what a second count of ``none`` differs by.
     """
-    with pinned(), _ready() as (made, place):
+    with pinned(), prepared() as (made, place):
         made.be(NONE)
         bases = {name: _count(place, name) for name in CALLS}
         again = {name: _count(place, name) - bases[name] for name in CALLS}
@@ -110,15 +108,6 @@ def misses() -> dict[str, dict[str, float]]:
                 if kind == ALL or (name in NETWORK) == (kind in ("cidr", "port"))
             }
     return found
-
-
-@contextlib.contextmanager
-def _ready() -> Iterator[tuple[Hooks, Place]]:
-    with hooks(LoadOptions(capacities=CAPACITIES)) as made:
-        folder = made.box.folder / "place"
-        folder.mkdir()
-        with places(folder, build(made.box.folder)) as place:
-            yield made, place
 
 
 def _count(place: Place, call: str) -> float:

@@ -21,15 +21,14 @@ from functools import partial
 from typing import NamedTuple
 
 from aegis_tools.control.commit import commit
-from aegis_tools.kernel.loader import LoadOptions
 from benchmarks.agent import agent
 from benchmarks.calls import KINDS as CALLS
-from benchmarks.calls import Told, build
+from benchmarks.calls import Told
 from benchmarks.compare import compare
 from benchmarks.environment import counts_instructions, environment
-from benchmarks.hooks import ENFORCE, NONE, Hooks, hooks, spent
+from benchmarks.hooks import ENFORCE, NONE, Hooks, spent
 from benchmarks.measure import Row, arguments, in_turns, pinned, spread, text_of
-from benchmarks.rulesets import ALL, CAPACITIES, COUNTS, KINDS, Place, calls_of, places, ruleset
+from benchmarks.rulesets import ALL, COUNTS, KINDS, Place, calls_of, prepared, ruleset
 
 MACHINE = "AEGIS_VM_KERNEL"
 AGAIN = "none again"
@@ -128,21 +127,18 @@ def texts_of(row: Row) -> dict[str, str]:
 def run(options: argparse.Namespace) -> list[Row]:
     """Measure every policy that is asked for."""
     rows: list[Row] = []
-    with pinned(), hooks(LoadOptions(capacities=CAPACITIES)) as made:
+    with pinned(), prepared() as (made, place):
         if ENFORCE in made.states and MACHINE not in os.environ:
             raise SystemExit("it denies what it measures: run it in a machine (scripts/vm)")
-        folder = made.box.folder / "place"
-        folder.mkdir()
-        with places(folder, build(made.box.folder)) as place:
-            for kind, count in policies(options.rules, options.counts):
-                began = time.monotonic()
-                commit(made.live, ruleset(kind, count, place, made.box.pins))
-                live = time.monotonic()
-                cases = cases_of(kind, count, options.calls, place)
-                for row in measure(made, place, cases, options.rounds, agents=options.agent):
-                    rows.append({"rules": kind if count else NOTHING, "count": count, **row})
-                print(f"{count} {kind}: live in {live - began:.0f} s,"
-                      f" measured in {time.monotonic() - live:.0f} s", file=sys.stderr)  # fmt: skip
+        for kind, count in policies(options.rules, options.counts):
+            began = time.monotonic()
+            commit(made.live, ruleset(kind, count, place, made.box.pins))
+            live = time.monotonic()
+            cases = cases_of(kind, count, options.calls, place)
+            for row in measure(made, place, cases, options.rounds, agents=options.agent):
+                rows.append({"rules": kind if count else NOTHING, "count": count, **row})
+            print(f"{count} {kind}: live in {live - began:.0f} s,"
+                  f" measured in {time.monotonic() - live:.0f} s", file=sys.stderr)  # fmt: skip
     return rows
 
 

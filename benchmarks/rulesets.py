@@ -18,11 +18,13 @@ from pathlib import Path
 
 from aegis_tools.control.resolve import Rules, resolve
 from aegis_tools.kernel.inode_keys import Identifier
+from aegis_tools.kernel.loader import LoadOptions
 from aegis_tools.kernel.pins import Pins
 from aegis_tools.policy.model import Kind, Op, Policy, Rule
 from aegis_tools.policy.targets import implied_id
-from benchmarks.calls import FILES, NETWORK, Calls, Told, free_port, place, receiver
+from benchmarks.calls import FILES, NETWORK, Calls, Told, build, free_port, place, receiver
 from benchmarks.calls import KINDS as CALLS
+from benchmarks.hooks import Hooks, hooks
 
 COUNTS = (0, 1, 100, 1000, 10_000, 65_536)
 CAPACITIES = {**dict.fromkeys(("deny_cidr_v4_map", "deny_port_map", "deny_dir_map"), 70_000),
@@ -86,6 +88,16 @@ class Place:
         return self.calls.run(
             kind.letter, kind.calls, times * kind.batches, subject, self.receivers.get(subject)
         )
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[tuple[Hooks, Place]]:
+    """Yield the hooks, loaded with room for every policy, and what policies are about."""
+    with hooks(LoadOptions(capacities=CAPACITIES)) as made:
+        folder = made.box.folder / "place"
+        folder.mkdir()
+        with places(folder, build(made.box.folder)) as place:
+            yield made, place
 
 
 @contextlib.contextmanager
