@@ -20,7 +20,7 @@ from aegis_tools.soak.settings import ID, SCENARIOS
 from aegis_tools.soak.verdict import FAIL, INCONCLUSIVE, INFO, PASS, Criterion
 
 MAX_BYTES = 16 << 20
-_STATES = ("running", "done", "stopped")
+_STATES = ("running", "done", "stopped", "left")
 _MOST_CRITERIA = 100
 _LONGEST = 2000
 Kind = TypeVar("Kind")
@@ -34,7 +34,7 @@ class Brief:
         id: The soak's.
         host: The name that the host has for itself.
         scenario: One of SCENARIOS.
-        state: ``running``, ``done`` or ``stopped``.
+        state: ``running``, ``done``, ``stopped`` or ``left``.
         started: RFC 3339.
         ended: RFC 3339; when it was looked at, if it still ran.
         length_s: Seconds that it lasted.

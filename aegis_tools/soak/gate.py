@@ -37,7 +37,7 @@ def passed_shadow(paths: Paths, digest: str) -> tuple[str, str]:
         except AegisError:
             continue
         policy = soak.settings.policy
-        if soak.running or policy is None or policy.digest.removeprefix("sha256:") != digest:
+        if soak.result is None or policy is None or policy.digest.removeprefix("sha256:") != digest:
             continue
         verdict = judge(soak)
         if verdict.status == PASS and not verdict.short:

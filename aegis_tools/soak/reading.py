@@ -40,7 +40,8 @@ class Soak:
         happened: What happened, oldest first.
         hits: What rules matched, oldest first.
         now: Unix seconds when it was read.
-        result: How it ended; None while it runs.
+        result: How it ended; None while it runs, and where that cannot be told.
+        current: It is the one that runs, if it has not ended.
         problems: What is wrong with the files, one line each.
     """
 
@@ -50,12 +51,20 @@ class Soak:
     hits: tuple[Hit, ...] = ()
     now: float = 0.0
     result: Result | None = None
+    current: bool = True
     problems: tuple[str, ...] = ()
 
     @property
+    def state(self) -> str:
+        """``running``, ``done``, ``stopped``, or ``left``: not ended, and not the one that runs."""
+        if self.result:
+            return self.result.state
+        return "running" if self.current else "left"
+
+    @property
     def running(self) -> bool:
-        """Whether it has not ended."""
-        return self.result is None
+        """Whether there is more to come."""
+        return self.state == "running"
 
     @property
     def first(self) -> float:
@@ -65,8 +74,11 @@ class Soak:
 
     @property
     def until(self) -> float:
-        """When it ended, or else when it was read; Unix seconds."""
-        return self.now if self.result is None else self.result.ended
+        """When it ended, was read, or was left; Unix seconds."""
+        if self.result:
+            return self.result.ended
+        turn = self.samples[-1].timestamp if self.samples else 0
+        return self.now if self.running else max(self.settings.started, turn)
 
 
 def soaks(paths: Paths) -> list[str]:
@@ -133,7 +145,8 @@ def read_soak(paths: Paths, identifier: str, *, clock: Callable[[], float] = tim
     if not ID.fullmatch(identifier) or at.path.is_symlink() or not at.path.is_dir():
         raise StateError(f"there is no soak {files.printable(identifier, 80)}", hint=_LIST)
     problems: list[str] = []
-    if running(paths) == identifier and not files.exists(at.settings):
+    current = running(paths) == identifier
+    if current and not files.exists(at.settings):
         raise StateError(
             f"the soak {identifier} is beginning just now",
             hint="look again in a moment; if it was killed, `aegisbpf soak stop` takes it away",
@@ -154,6 +167,7 @@ def read_soak(paths: Paths, identifier: str, *, clock: Callable[[], float] = tim
         hits=tuple(matched),
         now=clock(),
         result=_result(at.result, problems),
+        current=current,
         problems=tuple(problems),
     )
 

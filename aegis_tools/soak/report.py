@@ -85,7 +85,7 @@ def _soak(soak: Soak, verdict: Verdict) -> dict[str, Any]:
     return {
         "id": settings.id,
         "scenario": settings.scenario,
-        "state": "running" if soak.result is None else soak.result.state,
+        "state": soak.state,
         "started": words.rfc3339(settings.started),
         "ended": words.rfc3339(soak.until),
         "start": settings.started,

@@ -29,18 +29,20 @@ class Status:
 
     Attributes:
         soak: Its files.
-        state: ``running``, ``done``, ``stopped``, or ``left``: it has not ended, and is not the
-            one that runs.
         elapsed_s: Seconds that it has lasted.
         verdict: What it has shown so far.
         age_s: Seconds since the last turn; None before the first.
     """
 
     soak: Soak
-    state: str
     elapsed_s: float
     verdict: Verdict
     age_s: float | None
+
+    @property
+    def state(self) -> str:
+        """As the soak says it."""
+        return self.soak.state
 
     @property
     def left_s(self) -> float:
@@ -97,12 +99,9 @@ def read(paths: Paths, identifier: str, *, clock: Callable[[], float] = time.tim
     """
     soak = reading.read_soak(paths, identifier, clock=clock)
     settings, samples = soak.settings, list(soak.samples)
-    state = soak.result.state if soak.result else "left"
-    if soak.result is None and reading.running(paths) == identifier:
-        state = "running"
     elapsed = recover.of_rows(samples, settings).elapsed_s if samples else 0.0
     age = max(soak.now - samples[-1].timestamp, 0.0) if samples else None
-    return Status(soak, state, elapsed, judge(soak), age)
+    return Status(soak, elapsed, judge(soak), age)
 
 
 def wanted(paths: Paths, identifier: str) -> str:

@@ -133,6 +133,8 @@ def state(report: Mapping[str, Any]) -> str:
     of = f"{span(soak['length_s'])} of {span(soak['duration_s'])}"
     if soak["state"] == "running":
         return f"still running: {of}"
+    if soak["state"] == "left":
+        return f"nothing tells how it ended, {of}"
     return f"stopped after {of}" if soak["state"] == "stopped" else ""
 
 
@@ -162,6 +164,8 @@ def recommendation(report: Mapping[str, Any]) -> tuple[str, list[str]]:
         return f"Not ready: {failed}.", list(dict.fromkeys(found)) or [DIAGNOSE]
     if soak["state"] == "running":
         return "No verdict yet: the soak is still running.", ["aegisbpf soak status"]
+    if soak["state"] == "left":
+        return "No verdict: nothing tells how the soak ended.", [_again(report)]
     if verdict["status"] == INCONCLUSIVE:
         open_ones = _titles(report["criteria"], INCONCLUSIVE)
         told = f"Not decided: {open_ones}." if open_ones else "Nothing could be judged."

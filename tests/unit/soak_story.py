@@ -196,6 +196,8 @@ def write(root: Path, soak: Soak) -> Paths:
     at.hits.write_text(hits.HEADER + "".join(map(hits.format_row, soak.hits)))
     if soak.result:
         at.result.write_bytes(soak.result.to_bytes())
+    else:
+        paths.soak_running.write_text(f"{soak.settings.id}\n")
     return paths
 
 

@@ -241,6 +241,7 @@ def made(tmp_path: Path) -> tuple[Paths, Folder]:
 
 def test_a_soak_that_has_only_begun_is_read(tmp_path: Path) -> None:
     paths, _ = made(tmp_path)
+    paths.soak_running.write_text(SETTINGS.id)
     soak = reading.read_soak(paths, SETTINGS.id, clock=lambda: 5.0)
     assert soak == reading.Soak(SETTINGS, now=5.0)
     assert (soak.running, soak.until) == (True, 5.0)
@@ -248,14 +249,16 @@ def test_a_soak_that_has_only_begun_is_read(tmp_path: Path) -> None:
 
 def test_damage_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
     paths, at = made(tmp_path)
-    at.samples.write_bytes(columns.format_row(Sample(1)).encode() + b"\xff\xfe\n")
+    at.samples.write_bytes(
+        columns.format_row(Sample(int(SETTINGS.started))).encode() + b"\xff\xfe\n"
+    )
     at.happened.write_text("x\n", encoding="utf-8")
     at.hits.write_text("x\n", encoding="utf-8")
     at.result.write_text("{}", encoding="utf-8")
     soak = reading.read_soak(paths, SETTINGS.id)
     assert len(soak.samples) == 1
     assert len(soak.problems) == 4
-    assert soak.running
+    assert (soak.state, soak.running, soak.until) == ("left", False, SETTINGS.started)
 
 
 def test_a_soak_that_ended_lasted_until_then(tmp_path: Path) -> None:

@@ -66,10 +66,23 @@ def test_a_soak_that_runs_has_no_verdict_and_leaves_no_files(call: Call, tmp_pat
     assert not at.report_html.exists()
 
 
+def test_a_soak_of_which_nothing_tells_how_it_ended_has_no_verdict(
+    call: Call, tmp_path: Path
+) -> None:
+    soak = soak_story.ten_minutes()
+    at = folder(soak_story.write(tmp_path, soak), soak.settings.id)
+    at.result.write_text("{}")
+    code, out, _ = call("report")
+    assert code == UNDECIDED
+    assert "nothing tells how it ended" in out.splitlines()[0]
+    assert "still running" not in out
+
+
 @pytest.mark.parametrize(
     ("status", "state", "code"),
     [("PASS", "done", 0), ("PASS", "stopped", 0), ("PASS", "running", UNDECIDED),
-     ("FAIL", "running", FAILED), ("FAIL", "done", FAILED), ("INCONCLUSIVE", "done", UNDECIDED)],
+     ("PASS", "left", UNDECIDED), ("FAIL", "running", FAILED), ("FAIL", "done", FAILED),
+     ("INCONCLUSIVE", "done", UNDECIDED)],
 )  # fmt: skip
 def test_every_verdict_has_its_exit_code(status: str, state: str, code: int) -> None:
     assert exit_code({"verdict": {"status": status}, "soak": {"state": state}}) == code
