@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +18,7 @@ from kernel_support import NO_LSM, start_python
 from storm_support import policy_of, ready_agent, storm
 
 from aegis_tools.control import bootstate
+from aegis_tools.control.heartbeat import read_heartbeat
 from aegis_tools.control.lock import locked
 from aegis_tools.control.sizes import FILE_RECORD, NET_RECORD, events_in
 from aegis_tools.control.tune.adjust import carry_out
@@ -122,6 +125,23 @@ def test_an_event_takes_of_the_ring_what_is_said_of_its_kind(
             assert not checks.file(tmp_path / "secret")
         assert events.produced - before == (NET_RECORD if network else FILE_RECORD)
     checks.events()
+
+
+def test_an_agent_that_hangs_is_told_and_no_ring_is_large_enough(
+    stormy: Host, agent: None, tmp_path: Path
+) -> None:
+    del agent
+    pid = int((read_heartbeat(stormy.paths) or {})["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with storm(tmp_path / "files", BURST):
+            pass
+        advice = stormy("tune", "--seconds", "1")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (advice["observed"]["reader"], advice["observed"]["reader_stuck"]) == (False, True)
+    assert not advice["would_change"]
+    assert "systemctl restart aegisbpf" in advice["notes"][0]
 
 
 def test_a_ring_holds_as_many_events_as_is_said(stormy: Host, tmp_path: Path) -> None:

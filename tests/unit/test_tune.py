@@ -47,7 +47,7 @@ def outlooks(**entries: int) -> tuple[Outlook, ...]:
 
 QUIET = Observed(
     mean=NONE, busiest=NONE, peak=0.0, sent=0, dropped=0, uptime=1000.0, sample_rate=1.0,
-    reader=True, agent=AgentUse(0.01, 0, 0), maps=outlooks(), entries={}, survival=0,
+    reader=True, stuck=False, agent=AgentUse(0.01, 0, 0), maps=outlooks(), entries={}, survival=0,
     sizes=Sizes(RINGBUF_BYTES, CAPACITIES), kernel=Kernel((6, 12), 2), room=ROOM,
 )  # fmt: skip
 
@@ -176,8 +176,15 @@ def test_a_ring_that_was_full_although_it_should_do_is_doubled() -> None:
 def test_nobody_who_reads_makes_no_ring_large_enough() -> None:
     advice = advise(seen(1000, 5000, reader=False, agent=None))
     assert not advice.changed
-    assert "nobody reads" in item(advice, RING).why
+    assert "nobody takes" in item(advice, RING).why
     assert any("systemctl start" in note for note in advice.notes)
+
+
+def test_one_who_reads_and_takes_nothing_makes_no_ring_large_enough() -> None:
+    advice = advise(seen(1000, 5000, reader=False, stuck=True))
+    assert not advice.changed
+    assert any("systemctl restart" in note for note in advice.notes)
+    assert not any("systemctl start " in note for note in advice.notes)
 
 
 def test_what_was_dropped_before_is_told_and_changes_nothing() -> None:

@@ -49,7 +49,12 @@ def _memory(seen: Observed, wanted: Settings) -> Memory:
 
 
 def _notes(seen: Observed, aims: Aims) -> Iterator[str]:
-    if not seen.reader:
+    if seen.stuck:
+        yield (
+            f"the agent took none of the events that wait for it, in {seen.mean.seconds:.0f} s; "
+            "start it anew: systemctl restart aegisbpf"
+        )
+    elif not seen.reader:
         yield "nobody reads the events; start the agent: systemctl start aegisbpf"
     elif not seen.busiest.matched:
         yield (

@@ -42,7 +42,8 @@ def ring_item(seen: Observed, aims: Aims, rate: float) -> Item:
         f"{coming:,.0f} at the busiest, of {record} bytes"
     )
     if not seen.reader:
-        return Item(RING, now, now, observed, "nobody reads the events: a ring of any size fills")
+        why = "nobody takes the events: a ring of any size fills"
+        return Item(RING, now, now, observed, why)
     asked, most = needed(seen, aims, rate), ring_most(seen, aims)
     why = f"{coming:,.0f} a second x {record} bytes x {aims.pause:g} s = {human(round(asked))}"
     if seen.mean.dropped and asked <= now:

@@ -59,7 +59,8 @@ class Observed:
         dropped: The same, of those without room.
         uptime: Seconds since this boot, so at least as long as it is loaded.
         sample_rate: Share of matches that send an event.
-        reader: Somebody reads the events.
+        reader: Somebody reads the events, and takes some if there are any.
+        stuck: Somebody has the ring, and took none of what was in it all the time.
         agent: What it did; None where none says that it lives.
         maps: How full they are and will be.
         entries: By policy map.
@@ -77,6 +78,7 @@ class Observed:
     uptime: float
     sample_rate: float
     reader: bool
+    stuck: bool
     agent: AgentUse | None
     maps: tuple[Outlook, ...]
     entries: Mapping[str, int]
@@ -102,6 +104,7 @@ class Observed:
             "sample_rate": self.sample_rate,
             "ringbuf_bytes": self.sizes.ringbuf_bytes,
             "reader": self.reader,
+            "reader_stuck": self.stuck,
             "agent": self.agent and {**self.agent._asdict(), "cpu": round(self.agent.cpu, 4)},
             "maps": [each.to_dict() for each in self.maps],
             "room_bytes": self.room.bytes,
@@ -137,11 +140,13 @@ def observe(
     """
     agent = _agent(paths)
     with open_ring(live.pins.path("maps", "events")) as ring:
-        looks = [_look(live, ring, clock)]
+        looks, waiting, taken = [_look(live, ring, clock)], ring.pending, ring.consumed
         began = looks[0].at
         for number in range(1, max(1, round(seconds / EVERY)) + 1):
             sleep(max(0.0, min(began + number * EVERY, began + seconds) - clock()))
             looks.append(_look(live, ring, clock))
+        stuck = waiting > 0 and ring.consumed == taken
+    held = bool(is_held(paths.events_lock))
     last, mean = looks[-1], between(looks[0], looks[-1])
     return Observed(
         mean=mean,
@@ -151,7 +156,8 @@ def observe(
         dropped=last.dropped,
         uptime=boot_ns() / 1e9,
         sample_rate=setting("event-sample-rate").get(live),
-        reader=bool(is_held(paths.events_lock)),
+        reader=held and not stuck,
+        stuck=held and stuck,
         agent=_meanwhile(agent, _agent(paths), mean.seconds),
         maps=tuple(
             capacity.outlook(capacity.read_use(live), capacity.read_samples(paths.capacity_log))
