@@ -28,7 +28,8 @@ class Job(NamedTuple):
         quiet: Its output goes to a log beside the results, shown where it fails.
         prepares: It only makes what others need, and writes no results.
         after: The command that it needs to have ended, by name; one that began before it.
-        waits: It waits most of its time, so it is run beside the others, one such at a time.
+        lane: Where it waits most of its time: it is run beside the others, one of its lane at a
+            time.
     """
 
     name: str
@@ -37,21 +38,26 @@ class Job(NamedTuple):
     quiet: bool = False
     prepares: bool = False
     after: str = ""
-    waits: bool = False
+    lane: str = ""
 
 
 KINDS = ("check", "unit", "kernel", "vm", "counted", "system", "molecule", "long")
 LONG = (
     "molecule boot", "molecule rollout", "molecule runbook", "system boot",
-    "system demo", "system incident", "system kernel_upgrade", "system soak", "system soaks",
+    "system demo", "system incident", "system kernel_upgrade",
 )  # fmt: skip
 """What takes so long that it is a kind of its own: `make test` leaves it to `make long`."""
 COUNTED = ("6.12", "7.2")
 """Kernels on which instructions are counted: a call's differ little from one to the next."""
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
-WAITING = ("kernel fleets", "kernel", "system soak", "system soaks")
-"""What waits more than it works."""
+LANES = {
+    "kernel fleets": "kernel",
+    "kernel": "kernel",
+    "system soak": "soak",
+    "system soaks": "soak",
+}
+"""What waits more than it works, and the lane it is in."""
 TOGETHER = ("vm", "kernel", "molecule", "system", "long", "counted", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
 that no core is left without work for long."""
@@ -127,7 +133,7 @@ def kernel_jobs(results: Path) -> list[Job]:
     for name, words in chosen.items():
         file = results / f"{name.replace(' ', '-')}.xml"
         argv = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}", "-m", "kernel")
-        found.append(Job(name, (*argv, *words), file, quiet=True, waits=name in WAITING))
+        found.append(Job(name, (*argv, *words), file, quiet=True, lane=LANES[name]))
     return found
 
 
@@ -159,7 +165,7 @@ def system_job(path: Path, results: Path) -> Job:
     pytest = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}")
     argv = (*pytest, "-m", "system", str(path.relative_to(REPOSITORY)))
     name = f"system {name}"
-    return Job(name, argv, file, quiet=True, after=SYSTEM_IMAGE, waits=name in WAITING)
+    return Job(name, argv, file, quiet=True, after=SYSTEM_IMAGE, lane=LANES.get(name, ""))
 
 
 def molecule_job(name: str, results: Path) -> Job:

@@ -12,7 +12,7 @@ from soak_machines import PATIENCE_SECONDS, Outcome, Running, Wanted, begin, pre
 from testrun.documents import blocks_of
 from vmharness.system.machine import Machine
 
-SECONDS, INTERVAL = 600, 20
+SECONDS, INTERVAL = 600, 60
 SOAKS = {
     "shadow": Wanted("shadow", SECONDS, INTERVAL, "developer", cpu_percent=5),
     "enforce": Wanted("enforce", SECONDS, INTERVAL, "web", cpu_percent=5),

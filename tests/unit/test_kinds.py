@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from testrun.kinds import KINDS as ALL
-from testrun.kinds import LONG, WAITING, machines_at_once, stages
+from testrun.kinds import LANES, LONG, machines_at_once, stages
 
 KERNELS = ("6.1", "7.2")
 KINDS = tuple(kind for kind in ALL if kind != "long")
@@ -83,7 +83,7 @@ def test_every_file_of_kernel_tests_is_run_once(tmp_path: Path) -> None:
 
 def test_what_waits_is_run_beside_the_others_not_in_turn_with_them(tmp_path: Path) -> None:
     jobs = [job for stage in stages(ALL, tmp_path, KERNELS) for job in stage.jobs]
-    assert {job.name for job in jobs if job.waits} == set(WAITING)
+    assert {job.name: job.lane for job in jobs if job.lane} == LANES
 
 
 def test_a_small_host_runs_one_at_a_time() -> None:
