@@ -199,25 +199,27 @@ int BPF_PROG(aegis_socket_bind, struct socket *sock, struct sockaddr *address, i
 SEC("lsm/socket_sendmsg")
 int BPF_PROG(aegis_socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
 {
-	void *name = BPF_CORE_READ(msg, msg_name);
+	void *name = msg->msg_name;
+	struct sock *sk = sock->sk;
 	struct sockaddr_any sa;
 	__u16 protocol;
 
 	if (ret)
 		return ret;
-	if (!name)
+	if (!name || !sk)
 		return 0;
 	/* A raw socket of protocol TCP does go where the name says. */
-	protocol = BPF_CORE_READ(sock, sk, sk_protocol);
-	if (protocol_of(protocol) == PROTO_TCP && BPF_CORE_READ(sock, sk, sk_type) == SOCK_STREAM &&
-	    !(BPF_CORE_READ(msg, msg_flags) & MSG_FASTOPEN))
+	protocol = sk->sk_protocol;
+	if (protocol_of(protocol) == PROTO_TCP && sk->sk_type == SOCK_STREAM &&
+	    !(msg->msg_flags & MSG_FASTOPEN))
 		return 0;
 	ret = check_net(sock, name, AEGIS_OP_EGRESS, AEGIS_HOOK_SENDMSG);
 	if (ret || protocol != PROTO_SCTP)
 		return ret;
 	read_address(&sa, name);
+	/* Read by the helper they are the numbers that a global function takes. */
 	return check_control((__u64)BPF_CORE_READ(sock, sk), (__u64)BPF_CORE_READ(msg, msg_control),
-			     BPF_CORE_READ(msg, msg_controllen), sa.port);
+			     msg->msg_controllen, sa.port);
 }
 
 /*

@@ -6,7 +6,7 @@
 #ifndef AEGIS_CHECK_H
 #define AEGIS_CHECK_H
 
-/* Whether the verifier knows the types of a file hook's pointers. */
+/* Whether the verifier knows the types of a hook's pointers: see LOAD. */
 #ifndef TYPED
 #define TYPED(hook) 0
 #endif
@@ -67,15 +67,15 @@ static __always_inline void read_address(struct sockaddr_any *sa, const void *ad
 	bpf_probe_read_kernel(sa->v6, 16, address + 8); /* sin6_addr */
 }
 
-static __always_inline void read_own(struct sockaddr_any *sa, struct sock *sk)
+static __always_inline void read_own(struct sockaddr_any *sa, struct sock *sk, __u64 typed)
 {
-	__u8 own_v4[4] = {}, own_v6[16] = {};
+	__u32 own_v4 = LOAD(typed, sk, __sk_common.skc_rcv_saddr);
+	__u8 own_v6[16] = {};
 
-	BPF_CORE_READ_INTO(&own_v4, sk, __sk_common.skc_rcv_saddr);
 	if (bpf_core_field_exists(struct sock_common, skc_v6_rcv_saddr) &&
-	    BPF_CORE_READ(sk, __sk_common.skc_family) == FAMILY_INET6)
+	    LOAD(typed, sk, __sk_common.skc_family) == FAMILY_INET6)
 		BPF_CORE_READ_INTO(&own_v6, sk, __sk_common.skc_v6_rcv_saddr);
-	any_is_own(sa, own_v4, own_v6);
+	any_is_own(sa, (const __u8 *)&own_v4, own_v6);
 }
 
 static __always_inline int check_address(struct slot *s, struct sock *sk, struct sockaddr_any *sa,
@@ -85,12 +85,12 @@ static __always_inline int check_address(struct slot *s, struct sock *sk, struct
 	struct peer p;
 
 	/* Such a socket takes it for AF_INET6 (rawv6_sendmsg()). */
-	if (sa->family == FAMILY_UNSPEC && BPF_CORE_READ(sk, sk_type) == SOCK_RAW &&
-	    BPF_CORE_READ(sk, __sk_common.skc_family) == FAMILY_INET6)
+	if (sa->family == FAMILY_UNSPEC && LOAD(s->typed, sk, sk_type) == SOCK_RAW &&
+	    LOAD(s->typed, sk, __sk_common.skc_family) == FAMILY_INET6)
 		sa->family = FAMILY_INET6;
 	if (op == AEGIS_OP_EGRESS)
-		read_own(sa, sk);
-	peer_of(&p, sa, BPF_CORE_READ(sk, __sk_common.skc_family), BPF_CORE_READ(sk, sk_protocol),
+		read_own(sa, sk, s->typed);
+	peer_of(&p, sa, LOAD(s->typed, sk, __sk_common.skc_family), LOAD(s->typed, sk, sk_protocol),
 		op == AEGIS_OP_EGRESS);
 	if (!p.family)
 		return 0;
@@ -100,9 +100,9 @@ static __always_inline int check_address(struct slot *s, struct sock *sk, struct
 
 static __always_inline int check_net(struct socket *sock, const void *address, __u8 op, __u8 hook)
 {
-	struct sock *sk = BPF_CORE_READ(sock, sk);
+	struct slot s = { .typed = TYPED(hook) };
+	struct sock *sk = LOAD(s.typed, sock, sk);
 	struct sockaddr_any sa = {};
-	struct slot s = {};
 
 	if (!slot_of(&s, AEGIS_KINDS_NET) || !address || !sk)
 		return 0;
