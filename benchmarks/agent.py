@@ -29,7 +29,7 @@ from aegis_tools.agent.stream import BATCH
 from aegis_tools.control.live import Live
 from aegis_tools.kernel.ringbuf import RingBuffer, open_ring
 from benchmarks.apply import apply
-from benchmarks.measure import Row, arguments, in_turns, ratios, report, spread
+from benchmarks.measure import Row, arguments, in_turns, ratios, report, run_main, spread
 from benchmarks.process import cpu_seconds, resident
 from benchmarks.sandbox import REPOSITORY, Sandbox, sandbox
 
@@ -279,4 +279,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -37,6 +37,7 @@ from benchmarks.measure import (
     interval,
     ratios,
     report,
+    run_main,
     slope,
     spread,
 )
@@ -266,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

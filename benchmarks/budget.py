@@ -25,7 +25,7 @@ from benchmarks.calls import NETWORK
 from benchmarks.environment import counts_instructions
 from benchmarks.hooks import AUDIT, NONE
 from benchmarks.loaded import bench
-from benchmarks.measure import pinned
+from benchmarks.measure import pinned, run_main
 from benchmarks.rulesets import ALL, Place, prepared, ruleset
 from benchmarks.sandbox import empty_sandbox, sandbox
 
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

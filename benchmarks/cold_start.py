@@ -27,6 +27,7 @@ from benchmarks.measure import (
     interval,
     ratios,
     report,
+    run_main,
     spread,
 )
 from benchmarks.sandbox import REPOSITORY, Sandbox, sandbox
@@ -154,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -19,6 +19,7 @@ from aegis_tools.control.files import read_limited, write_atomic
 from aegis_tools.soak.markup import xml
 from benchmarks.calls import KINDS as CALLS
 from benchmarks.documents import put
+from benchmarks.measure import run_main
 from benchmarks.overhead import NOTHING
 from benchmarks.pictures import Row, What, picture
 from benchmarks.rulesets import ALL
@@ -153,4 +154,4 @@ def results_of(path: Path) -> list[Row]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.measure import Row, arguments, children_cpu, in_turns, report, spread
+from benchmarks.measure import Row, arguments, children_cpu, in_turns, report, run_main, spread
 from benchmarks.sandbox import Sandbox, sandbox
 
 _COLUMNS = ("plan", "ms", "cpu ms", "the proof's cpu ms")
@@ -88,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,7 +21,7 @@ from aegis_tools.soak.work import WORK, Round
 from benchmarks.compare import FEWEST, against
 from benchmarks.environment import counts_instructions, environment
 from benchmarks.hooks import NONE, Hooks
-from benchmarks.measure import Row, arguments, pinned, spread, text_of
+from benchmarks.measure import Row, arguments, pinned, run_main, spread, text_of
 from benchmarks.overhead import MACHINE
 from benchmarks.rulesets import ALL, prepared, ruleset
 
@@ -90,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

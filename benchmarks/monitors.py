@@ -35,6 +35,7 @@ from benchmarks.measure import (
     in_turns,
     ratio_row,
     report,
+    run_main,
     spread,
 )
 from benchmarks.sandbox import empty_sandbox, expedited
@@ -285,4 +286,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 
 from benchmarks.compare import Comparison, compare
-from benchmarks.measure import Row, arguments, report
+from benchmarks.measure import Row, arguments, report, run_main
 
 KINDS = {
     "quiet": "each figure off by 1 %",
@@ -85,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -27,7 +27,7 @@ from benchmarks.calls import Told
 from benchmarks.compare import compare
 from benchmarks.environment import counts_instructions, environment
 from benchmarks.hooks import ENFORCE, NONE, Hooks, spent
-from benchmarks.measure import Row, arguments, in_turns, pinned, spread, text_of
+from benchmarks.measure import Row, arguments, in_turns, pinned, run_main, spread, text_of
 from benchmarks.rulesets import ALL, COUNTS, KINDS, Place, calls_of, prepared, ruleset
 
 MACHINE = "AEGIS_VM_KERNEL"
@@ -178,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

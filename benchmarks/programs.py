@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from aegis_tools.errors import AegisError
+
 LIMIT = 120  # seconds after which a program hangs
 
 
-class ProgramError(Exception):
+class ProgramError(AegisError):
     """A program is missing, failed, or said something that is not understood."""
 
 
@@ -20,10 +22,13 @@ def output_of(argv: Sequence[str], folder: Path | None = None, cpu: int | None =
     Raises:
         ProgramError: It failed; what it said last is in the message.
     """
-    done = subprocess.run(
-        [*on_cpu(cpu), *argv], cwd=folder, capture_output=True, text=True, check=False,
-        timeout=LIMIT, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*on_cpu(cpu), *argv], cwd=folder, capture_output=True, text=True, check=False,
+            timeout=LIMIT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ProgramError(f"{argv[0]} cannot be run: {error}") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise ProgramError(f"{argv[0]} failed: {' '.join(said)}")

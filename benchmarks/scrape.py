@@ -24,7 +24,7 @@ from aegis_tools.kernel.layout import RULE_HITS
 from aegis_tools.kernel.maps import Map
 from aegis_tools.kernel.pins import Pins
 from benchmarks.apply import apply, inode_lines
-from benchmarks.measure import Row, arguments, children_cpu, report, spread
+from benchmarks.measure import Row, arguments, children_cpu, report, run_main, spread
 from benchmarks.sandbox import REPOSITORY, Sandbox, sandbox
 
 EVERY = 15.0
@@ -136,4 +136,4 @@ def clear(box: Sandbox) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
