@@ -27,7 +27,7 @@ class Job(NamedTuple):
         results: The JUnit file that it writes.
         quiet: Its output goes to a log beside the results, shown where it fails.
         prepares: It only makes what others need, and writes no results.
-        after: The command that it needs to have ended, by name; one that began before it.
+        after: The commands that have to have ended, by name; such as began before it.
         lane: Where it waits most of its time: it is run beside the others, one of its lane at a
             time.
     """
@@ -37,7 +37,7 @@ class Job(NamedTuple):
     results: Path
     quiet: bool = False
     prepares: bool = False
-    after: str = ""
+    after: tuple[str, ...] = ()
     lane: str = ""
 
 
@@ -51,12 +51,8 @@ COUNTED = ("6.12", "7.2")
 """Kernels on which instructions are counted: a call's differ little from one to the next."""
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
-LANES = {
-    "kernel fleets": "kernel",
-    "kernel": "kernel",
-    "system soak": "soak",
-    "system soaks": "soak",
-}
+SOAK = "soak"
+LANES = {"kernel fleets": "kernel", "kernel": "kernel", "system soak": SOAK, "system soaks": SOAK}
 """What waits more than it works, and the lane it is in."""
 TOGETHER = ("vm", "kernel", "molecule", "system", "long", "counted", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
@@ -140,10 +136,16 @@ def kernel_jobs(results: Path) -> list[Job]:
 def ordered(wanted: Mapping[str, list[Job]], results: Path) -> list[Job]:
     """Return the commands of some kinds, and before them those that make what they start from.
 
-    The machine of the scenarios is made on the disk of the others, so it comes later.
+    The machine of the scenarios is made on the disk of the others, so it comes later. Soaks begin
+    when the machines have ended, where some tests give an effect two seconds.
     """
-    found = [job for each in wanted.values() for job in each]
-    needed = {job.after for job in found}
+    machines = tuple(job.name for job in wanted.get("vm", ()))
+    found = [
+        job._replace(after=(*job.after, *machines)) if job.lane == SOAK else job
+        for each in wanted.values()
+        for job in each
+    ]
+    needed = {name for job in found for name in job.after}
     if SCENARIO_IMAGE in needed:
         argv = ("scripts/molecule", "--build")
         found.insert(len(wanted.get("vm", ())), image_job(SCENARIO_IMAGE, argv, results))
@@ -165,14 +167,14 @@ def system_job(path: Path, results: Path) -> Job:
     pytest = (sys.executable, "-m", "pytest", "--quiet", f"--junitxml={file}")
     argv = (*pytest, "-m", "system", str(path.relative_to(REPOSITORY)))
     name = f"system {name}"
-    return Job(name, argv, file, quiet=True, after=SYSTEM_IMAGE, lane=LANES.get(name, ""))
+    return Job(name, argv, file, quiet=True, after=(SYSTEM_IMAGE,), lane=LANES.get(name, ""))
 
 
 def molecule_job(name: str, results: Path) -> Job:
     """Return the command that runs one scenario, which starts its machines."""
     file = results / f"molecule-{name}.xml"
     argv = (sys.executable, "scripts/molecule", name, f"--junit={file}")
-    return Job(f"molecule {name}", argv, file, quiet=True, after=SCENARIO_IMAGE)
+    return Job(f"molecule {name}", argv, file, quiet=True, after=(SCENARIO_IMAGE,))
 
 
 def machines_at_once(memory_mib: int, cores: int) -> int:

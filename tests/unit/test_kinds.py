@@ -32,7 +32,7 @@ def test_the_longest_begin_first(tmp_path: Path) -> None:
 def test_what_takes_long_is_run_when_it_is_asked_for_and_only_then(tmp_path: Path) -> None:
     jobs = stages(("long",), tmp_path, KERNELS)[-1].jobs
     assert [job.name for job in jobs if not job.prepares] == list(LONG)
-    assert {job.after for job in jobs if not job.prepares} == {j.name for j in jobs if j.prepares}
+    assert {name for job in jobs for name in job.after} == {j.name for j in jobs if j.prepares}
     others = [job.name for stage in stages(KINDS, tmp_path, KERNELS) for job in stage.jobs]
     assert not set(others) & set(LONG)
 
@@ -42,7 +42,7 @@ def test_whole_systems_wait_for_what_they_start_from(tmp_path: Path, kind: str) 
     jobs = stages((kind,), tmp_path, KERNELS)[-1].jobs
     assert jobs[0].prepares
     assert jobs[1:]
-    assert {job.after for job in jobs[1:]} == {jobs[0].name}
+    assert {job.after for job in jobs[1:]} == {(jobs[0].name,)}
 
 
 def test_every_command_of_a_stage_writes_results_of_its_own(tmp_path: Path) -> None:
@@ -84,6 +84,13 @@ def test_every_file_of_kernel_tests_is_run_once(tmp_path: Path) -> None:
 def test_what_waits_is_run_beside_the_others_not_in_turn_with_them(tmp_path: Path) -> None:
     jobs = [job for stage in stages(ALL, tmp_path, KERNELS) for job in stage.jobs]
     assert {job.name: job.lane for job in jobs if job.lane} == LANES
+
+
+def test_soaks_begin_when_the_machines_have_ended(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in stages(KINDS, tmp_path, KERNELS)[-1].jobs}
+    assert jobs["system soaks"].after == ("system image", "vm 6.1", "vm 7.2")
+    begun = list(jobs)
+    assert begun.index("system soaks") > begun.index("vm 7.2")
 
 
 def test_a_small_host_runs_one_at_a_time() -> None:
