@@ -114,7 +114,8 @@ def mixes_table(rows: Sequence[Row]) -> str:
 
 
 def _compared(told: Row) -> str:
-    added = f"{told['ratio'] - 1:+.1%} ({told['low_99'] - 1:+.1%} to {told['high_99'] - 1:+.1%})"
+    value, low, high = (round(told[name] - 1, 3) + 0.0 for name in ("ratio", "low_99", "high_99"))
+    added = f"{value:+.1%} ({low:+.1%} to {high:+.1%})"
     return added if told["verdict"] != "no difference" else f"no difference: {added}"
 
 

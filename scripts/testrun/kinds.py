@@ -51,8 +51,8 @@ COUNTED = ("6.12", "7.2")
 """Kernels on which instructions are counted: a call's differ little from one to the next."""
 FLEETS = ("test_fleet_*.py", "test_report.py", "test_rollout.py", "test_site.py")
 """Of tests/kernel: playbooks over many hosts, which wait for each other and for time to pass."""
-SOAK = "soak"
-LANES = {"kernel fleets": "kernel", "kernel": "kernel", "system soak": SOAK, "system soaks": SOAK}
+SOAKS = "system soaks"
+LANES = {"kernel fleets": "kernel", "kernel": "kernel", "system soak": "soak", SOAKS: "soak"}
 """What waits more than it works, and the lane it is in."""
 TOGETHER = ("vm", "kernel", "molecule", "system", "long", "counted", "unit")
 """Run side by side: one process that does most of the work each. The longest begin first, so
@@ -136,12 +136,12 @@ def kernel_jobs(results: Path) -> list[Job]:
 def ordered(wanted: Mapping[str, list[Job]], results: Path) -> list[Job]:
     """Return the commands of some kinds, and before them those that make what they start from.
 
-    The machine of the scenarios is made on the disk of the others, so it comes later. Soaks begin
-    when the machines have ended, where some tests give an effect two seconds.
+    The machine of the scenarios is made on the disk of the others, so it comes later. Three
+    soaks at once begin when the machines have ended, where some tests give an effect two seconds.
     """
     machines = tuple(job.name for job in wanted.get("vm", ()))
     found = [
-        job._replace(after=(*job.after, *machines)) if job.lane == SOAK else job
+        job._replace(after=(*job.after, *machines)) if job.name == SOAKS else job
         for each in wanted.values()
         for job in each
     ]

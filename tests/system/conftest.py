@@ -47,9 +47,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Tell with a failure what its machines had to say."""
     report = yield
     if report.failed and isinstance(item, pytest.Function):
-        for name, value in item.funcargs.items():
-            if isinstance(value, Machine):
-                report.sections.append((f"system of {name}", evidence(value)))
+        machines = {one for one in item.funcargs.values() if isinstance(one, Machine)}
+        report.sections += [("system", evidence(one)) for one in machines]
     return report
 
 
