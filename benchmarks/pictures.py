@@ -92,8 +92,8 @@ def _plot(inside: Element, call: str, lines: dict[str, dict[int, float]]) -> Non
     for level in _levels(least, most):
         add(inside, "path", d=f"M{LEFT} {y(1 + level)}H{WIDTH - RIGHT}",
             stroke=SOFT if not level else GRID)  # fmt: skip
-        add(inside, "text", f"{level:+.0%}" if level else "0", x=LEFT - 6, y=y(1 + level) + 4,
-            text_anchor="end", fill=SOFT)  # fmt: skip
+        share = f"{round(100 * level, 3):+g}%" if level else "0"
+        add(inside, "text", share, x=LEFT - 6, y=y(1 + level) + 4, text_anchor="end", fill=SOFT)
     for count, x in across.items():
         add(inside, "text", f"{count:,}", x=round(x, 1), y=HEIGHT - BOTTOM + 18,
             text_anchor="middle", font_size=10, fill=SOFT)  # fmt: skip
