@@ -19,6 +19,8 @@ from aegis_tools.soak.stats import Interval
 
 _PARTS = 8
 """Into so many parts a stretch is cut that is compared with another."""
+_SPARE = 0.05
+"""Of a day, by which the first of whole days may be shorter."""
 
 
 @dataclass(frozen=True)
@@ -276,19 +278,20 @@ def _entries(row: Sample) -> float | None:
     return float(sum(counts)) if counts else None
 
 
-def _slower(clock: Clock, rows: Sequence[Sample], confidence: float) -> Change | None:
+def _slower(clock: Clock, samples: Sequence[Sample], confidence: float) -> Change | None:
     """Compare each part of the beginning with that of the end, the same hours of another day.
 
     So what a day's work does to every day is in no difference, and in no interval. In less than
     two days there are no such hours, and parts are compared in their order.
     """
-    known = [(time, row) for time, row in zip(clock.times, rows, strict=True) if row.probe_us]
+    known = [(time, row) for time, row in zip(clock.times, samples, strict=True) if row.probe_us]
     if len(known) < 4 * _PARTS:
         return None
-    begin, watched = known[0][0], known[-1][0] - known[0][0]
+    watched = known[-1][0] - known[0][0]
     days = watched >= DAYS_OF_A_CYCLE * DAY
     length = max(1, int(watched / 4 / DAY)) * DAY if days else watched / 4
-    later = begin + (round((watched - length) / DAY) * DAY if days else watched - length)
+    later = known[-1][0] - length
+    begin = later - int((watched - length) / DAY + _SPARE) * DAY if days else known[0][0]
     pairs = [
         (first, last)
         for first, last in zip(_cut(known, begin, length), _cut(known, later, length), strict=True)
@@ -296,12 +299,14 @@ def _slower(clock: Clock, rows: Sequence[Sample], confidence: float) -> Change |
     ]
     if len(pairs) <= _PARTS // 2:
         return None
-    before, after = ([row for part in parts for row in part] for parts in zip(*pairs, strict=True))
-    grown = stats.paired([(_speed(first), _speed(last)) for first, last in pairs], confidence)
-    loads = [[row.load1 for row in part if row.load1 is not None] for part in (before, after)]
+    before, after = zip(*pairs, strict=True)
+    compare = stats.paired if days else stats.difference
+    grown = compare(list(map(_speed, before)), list(map(_speed, after)), confidence)
+    rows = [[row for part in parts for row in part] for parts in (before, after)]
+    loads = [[row.load1 for row in each if row.load1 is not None] for each in rows]
     return Change(
         Interval(*(100 * math.expm1(min(x, 50.0)) for x in grown)),
-        len(before) + len(after),
+        sum(map(len, rows)),
         (median(loads[0]), median(loads[1])) if all(loads) else None,
     )
 
@@ -311,10 +316,8 @@ def _cut(known: Sequence[tuple[float, Sample]], begin: float, length: float) -> 
     parts: list[list[Sample]] = [[] for _ in range(_PARTS)]
     for time, row in known:
         part = (time - begin) / length * _PARTS
-        if 0 <= part < _PARTS:
-            parts[int(part)].append(row)
-        elif part == _PARTS:
-            parts[-1].append(row)
+        if 0 <= part <= _PARTS:
+            parts[min(int(part), _PARTS - 1)].append(row)
     return parts
 
 

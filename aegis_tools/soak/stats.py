@@ -113,9 +113,9 @@ def difference(before: Row, after: Row, confidence: float) -> Interval:
     return Interval(grown, grown - reach, grown + reach)
 
 
-def paired(pairs: Sequence[tuple[float, float]], confidence: float) -> Interval:
-    """Return by how much the second is more than the first (Student); at least two pairs."""
-    grown = [after - before for before, after in pairs]
+def paired(before: Row, after: Row, confidence: float) -> Interval:
+    """Return by how much each has grown on average (Student); at least two of each."""
+    grown = [b - a for a, b in zip(before, after, strict=True)]
     reach = t_quantile(len(grown) - 1, confidence) * math.sqrt(variance(grown) / len(grown))
     return Interval(fmean(grown), fmean(grown) - reach, fmean(grown) + reach)
 

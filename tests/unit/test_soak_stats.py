@@ -96,10 +96,10 @@ def test_a_difference_of_means_is_that_of_welch() -> None:
 
 def test_what_is_the_same_of_both_of_a_pair_is_in_no_interval() -> None:
     # By hand: the mean of 1, 2, 3 with a standard error of 1 / sqrt(3), and t(2) of 95 %: 4.3027.
-    found = stats.paired([(10, 11), (200, 202), (3000, 3003)], 0.95)
+    found = stats.paired([10, 200, 3000], [11, 202, 3003], 0.95)
     assert found.value == pytest.approx(2)
     assert found.high == pytest.approx(2 + 4.3027 / math.sqrt(3), abs=1e-3)
-    assert stats.paired([(1.0, 3.0), (5.0, 7.0)], 0.99) == Interval(2.0, 2.0, 2.0)
+    assert stats.paired([1.0, 5.0], [3.0, 7.0], 0.99) == Interval(2.0, 2.0, 2.0)
 
 
 def line(
