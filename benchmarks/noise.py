@@ -1,9 +1,10 @@
-"""How often the verdict of a comparison is wrong, on machines with made-up noise.
+"""How often the verdict of a comparison is wrong, on machines with made-up noise, and on this one.
 
-    python -m benchmarks.noise [--json] [--rounds N] [--pairs N]
+    python -m benchmarks.noise [--json] [--rounds N] [--pairs N] [--here N]
 
 Two runs of the same code must agree that nothing changed; a change must be found. Each kind of
-machine drifts: a round is as a whole faster or slower than the one before.
+machine drifts: a round is as a whole faster or slower than the one before. Here, the same call is
+measured as if it were two: with nothing loaded, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import math
 import random
 from collections.abc import Iterator
 
-from benchmarks.compare import Comparison, compare
-from benchmarks.measure import Row, arguments, report, run_main
+from benchmarks.compare import Comparison, against, compare
+from benchmarks.measure import Row, arguments, pinned, report, run_main
+from benchmarks.syscalls import one_round, plain
 
 KINDS = {
     "quiet": "each figure off by 1 %",
@@ -66,20 +68,40 @@ def rates(
     return len(differ) / pairs, (len(right) if change != 1 else pairs - len(differ)) / pairs
 
 
+def row_of(
+    machine: str, change: float, pairs: int, differ: float, right: float | None = None
+) -> Row:
+    """Return a row of the table; of the same code, who does not differ is right."""
+    right = 1 - differ if right is None else right
+    text = {"said to differ": f"{differ:.2%}", "said what it is": f"{right:.2%}"}
+    return {"machine": machine, "change": change, "pairs": pairs, "differ": differ,
+            "right": right, "text": text}  # fmt: skip
+
+
+def here(rounds: int, pairs: int) -> float:
+    """Return how often two runs of the same call are said to differ on this machine."""
+    with pinned(), plain() as place:
+
+        def call() -> float:
+            return one_round(place, ["open"])["open"]
+
+        found = [against(rounds, call, {"same": call})[2]["same"] for _ in range(pairs)]
+    return sum(one.differs for one in found) / pairs
+
+
 def main() -> None:
     """Run from the command line."""
     parser = arguments(__doc__, rounds=15)
     parser.add_argument("--pairs", type=int, default=2000, help="%(default)s")
+    parser.add_argument("--here", type=int, default=0, metavar="N", help="pairs on this machine")
     options = parser.parse_args()
     rows: list[Row] = []
+    if options.here:
+        rows.append(row_of("this one", 1.0, options.here, here(options.rounds, options.here)))
     for kind in KINDS:
         for change in (1.0, 1.05, 1.1, 1.2):
-            differ, right = rates(kind, change, options.rounds, options.pairs, draws=500)
-            rows.append({
-                "machine": kind, "change": change, "pairs": options.pairs, "differ": differ,
-                "right": right,
-                "text": {"said to differ": f"{differ:.2%}", "said what it is": f"{right:.2%}"},
-            })  # fmt: skip
+            found = rates(kind, change, options.rounds, options.pairs, draws=500)
+            rows.append(row_of(kind, change, options.pairs, *found))
     notes = [f"{kind}: {what}" for kind, what in KINDS.items()]
     report(rows, _COLUMNS, notes, as_json=options.json)
 
