@@ -86,9 +86,9 @@ def _schema(app: App, out: Path | None) -> int:
 
 
 def exit_code(report: Mapping[str, Any]) -> int:
-    """Return the exit code of a report; a soak that has not ended has passed nothing."""
-    open_ = report["soak"]["state"] in ("running", "left")
-    return code_of(report["verdict"]["status"], running=open_)
+    """Return the exit code of a report; a soak that runs has passed nothing yet."""
+    running = report["soak"]["state"] == "running"
+    return code_of(report["verdict"]["status"], running=running)
 
 
 def code_of(status: str, *, running: bool = False) -> int:

@@ -37,7 +37,8 @@ class Verdict:
     Attributes:
         soak: Its id.
         scenario: Its scenario.
-        status: FAIL if any criterion failed; else INCONCLUSIVE if any is; else PASS.
+        status: FAIL if any criterion failed; else INCONCLUSIVE if any is, or nothing tells how
+            it ended; else PASS.
         criteria: All of them, in the order in which they are told.
         length_s: Seconds that were watched.
         minimum_s: Seconds that the scenario asks for at least.
@@ -86,10 +87,13 @@ class Verdict:
 
 
 def judge(soak: Soak) -> Verdict:
-    """Return the verdict on what is known of a soak so far."""
+    """Return the verdict on what is known of a soak so far.
+
+    One of which nothing tells how it ended has passed nothing.
+    """
     found = figures(soak, CONFIDENCE)
     judged = criteria(soak, found)
-    statuses = {one.status for one in judged}
+    statuses = {one.status for one in judged} | ({INCONCLUSIVE} if soak.state == "left" else set())
     return Verdict(
         soak=soak.settings.id,
         scenario=soak.settings.scenario,
