@@ -91,9 +91,9 @@ class Place:
 
 
 @contextlib.contextmanager
-def prepared() -> Iterator[tuple[Hooks, Place]]:
-    """Yield the hooks, loaded with room for every policy, and what policies are about."""
-    with hooks(LoadOptions(capacities=CAPACITIES)) as made:
+def prepared(options: LoadOptions | None = None) -> Iterator[tuple[Hooks, Place]]:
+    """Yield the hooks, loaded with room for every policy if nothing else, and a place for it."""
+    with hooks(options or LoadOptions(capacities=CAPACITIES)) as made:
         folder = made.box.folder / "place"
         folder.mkdir()
         with places(folder, build(made.box.folder)) as place:

@@ -26,7 +26,7 @@ from benchmarks.calls import KINDS as CALLS
 from benchmarks.calls import build
 from benchmarks.compare import Comparison, compare
 from benchmarks.environment import environment
-from benchmarks.hooks import AUDIT, NONE, Hooks, hooks
+from benchmarks.hooks import AUDIT, NONE
 from benchmarks.measure import (
     Row,
     arguments,
@@ -37,7 +37,7 @@ from benchmarks.measure import (
     spread,
     text_of,
 )
-from benchmarks.rulesets import ALL, Place, places, ruleset
+from benchmarks.rulesets import ALL, Place, places, prepared, ruleset
 
 LOADED = Path("/sys/fs/bpf/aegis")
 _WITHOUT, _AGAIN, _WITH = "without", "without, again", "with"
@@ -85,19 +85,11 @@ def with_agent(options: argparse.Namespace) -> list[Row]:
         with agent(made.box):
             return one_round(place, options.calls)
 
-    with pinned(), hooks(LoadOptions()) as made, _ruled(made) as place:
+    with pinned(), prepared(LoadOptions()) as (made, place):
+        commit(made.live, ruleset(ALL, 1, place, made.box.pins))
         found = in_turns(options.rounds, {_WITHOUT: without, _AGAIN: without, _WITH: attached})
     return [row_of(call, *([one[call] for one in each] for each in found.values()))
             for call in options.calls]  # fmt: skip
-
-
-@contextlib.contextmanager
-def _ruled(made: Hooks) -> Iterator[Place]:
-    folder = made.box.folder / "place"
-    folder.mkdir()
-    with places(folder, build(made.box.folder)) as place:
-        commit(made.live, ruleset(ALL, 1, place, made.box.pins))
-        yield place
 
 
 def _figure(values: Sequence[float]) -> Row:
